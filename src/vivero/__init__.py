@@ -1,0 +1,1 @@
+"""Vivero: the training house for image diffusion models that teams can trust."""

@@ -1,0 +1,1 @@
+"""Settings: the schema of params.yaml, the environment, and where things lie."""

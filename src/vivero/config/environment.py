@@ -1,0 +1,36 @@
+"""The environment, read in this module alone: addresses, credentials, switches.
+
+No value of a secret is ever put into a message, a tag or a log.
+"""
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vivero.config.paths import tracking_root
+
+
+class Environment(BaseSettings):
+    """What the environment says; every field is optional."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    mlflow_tracking_uri: str | None = None
+    vivero_inception_dir: Path | None = None
+    vivero_num_threads: int | None = None
+
+
+def read_environment() -> Environment:
+    """The environment as it is now."""
+    return Environment()
+
+
+def tracking_uri(root: Path) -> str:
+    """Address of MLflow: MLFLOW_TRACKING_URI, or an sqlite file at the top of the repository."""
+    given = read_environment().mlflow_tracking_uri
+    return given or f"sqlite:///{tracking_root(root) / 'mlflow.db'}"
+
+
+def local_artifacts_dir(root: Path) -> Path:
+    """Where the embedded MLflow store keeps its files; unused when a server is given."""
+    return tracking_root(root) / "mlartifacts"

@@ -1,0 +1,246 @@
+"""The schema of params.yaml: one frozen block per stage, units in the names, nothing guessed.
+
+A class is a block; `config.load.load_config` reads the file. A new knob goes into the block of
+the stage that reads it, into params.yaml, and nowhere else.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+SamplerName = Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m"]
+ExtractorName = Literal["efficientnet_lite0", "inception"]
+ParameterisationName = Literal["noise", "velocity", "clean"]
+ScheduleName = Literal["linear", "cosine", "karras"]
+
+
+class Section(BaseModel):
+    """A block of params.yaml: no unknown keys, no guessing of types, no change afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ValidateDataConfig(Section):
+    """The data contract: what an image must be to enter, and how many may fail."""
+
+    max_quarantined_share: Share
+    min_side_px: Positive
+    max_side_px: Positive
+    blank_max_std: Annotated[float, Field(ge=0, le=255)]
+    min_images_per_class: Count
+    num_processes: Positive
+
+    @model_validator(mode="after")
+    def _sides_in_order(self) -> Self:
+        if self.min_side_px > self.max_side_px:
+            raise ValueError("min_side_px must not exceed max_side_px")
+        return self
+
+
+class PrepareDataConfig(Section):
+    """The size and colours the model sees, and how images are split."""
+
+    image_size_px: Annotated[int, Field(ge=8, le=1024)]
+    num_channels: Literal[1, 3]
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)]
+    test_share: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class ComputeReferenceConfig(Section):
+    """Features of real images, against which everything generated or new is judged."""
+
+    extractor: ExtractorName
+    extractor_size_px: Annotated[int, Field(ge=32, le=512)]
+    num_images: Annotated[int, Field(ge=10)]
+    classifier_epochs: Positive
+    batch_images: Positive
+    seed: Count
+
+
+class ModelConfig(Section):
+    """The network. `name` picks the architecture in models/build.py."""
+
+    name: Literal["unet"]
+    channels: Annotated[list[Positive], Field(min_length=1, max_length=6)]
+    blocks_per_level: Positive
+    patch_px: Literal[1, 2, 4]
+    attention_heads: Count
+    embedding_channels: Positive
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if any(width % 8 for width in self.channels):
+            raise ValueError("every entry of channels must be a multiple of 8")
+        if self.attention_heads and self.channels[-1] % self.attention_heads:
+            raise ValueError("the last entry of channels must be a multiple of attention_heads")
+        if self.embedding_channels % 2:
+            raise ValueError("embedding_channels must be even")
+        return self
+
+    @property
+    def size_divisor_px(self) -> int:
+        """What the image size must be a multiple of."""
+        return int(self.patch_px * 2 ** (len(self.channels) - 1))
+
+
+class DiffusionConfig(Section):
+    """What the network predicts, and which noise it sees while it learns."""
+
+    parameterisation: ParameterisationName
+    schedule: ScheduleName
+    sigma_data: PositiveFloat
+    sigma_min: PositiveFloat
+    sigma_max: PositiveFloat
+    train_log_sigma_mean: float
+    train_log_sigma_std: PositiveFloat
+    loss_weight: Literal["edm", "min_snr", "uniform"]
+
+    @model_validator(mode="after")
+    def _sigmas_in_order(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
+
+class TrainConfig(Section):
+    """One training run. Lengths count images, so they survive a change of batch size."""
+
+    seed: Count
+    num_processes: Positive
+    precision: Literal["fp32", "bf16"]
+    total_images: Positive
+    batch_images: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_images: Count
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)]
+    max_gradient_norm: PositiveFloat
+    label_dropout: Share
+    ema_halflife_images: Positive
+    log_every_images: Positive
+    validate_every_images: Positive
+    checkpoint_every_images: Positive
+    preview_every_images: Positive
+    num_validation_images: Positive
+    keep_checkpoints: Positive
+    model: ModelConfig
+    diffusion: DiffusionConfig
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        for name in (
+            "total_images",
+            "log_every_images",
+            "validate_every_images",
+            "checkpoint_every_images",
+            "preview_every_images",
+        ):
+            if getattr(self, name) % self.batch_images:
+                nearest = max(1, round(getattr(self, name) / self.batch_images)) * self.batch_images
+                raise ValueError(
+                    f"{name} must be a multiple of batch_images ({self.batch_images}); "
+                    f"write {name}: {nearest}"
+                )
+        if self.batch_images % self.num_processes:
+            raise ValueError("batch_images must be a multiple of num_processes")
+        if self.warmup_images >= self.total_images:
+            raise ValueError("warmup_images must be below total_images")
+        return self
+
+
+class SampleConfig(Section):
+    """How many images are made for evaluation, and how."""
+
+    num_images: Positive
+    seed: Count
+    sampler: SamplerName
+    num_steps: Positive
+    guidance: Annotated[float, Field(ge=0, le=20)]
+    guidance_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    batch_images: Positive
+
+    @model_validator(mode="after")
+    def _interval_in_order(self) -> Self:
+        low, high = self.guidance_interval
+        if not 0 <= low < high:
+            raise ValueError("guidance_interval must be [low, high] in sigma with 0 <= low < high")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Which figures are computed, on how many images."""
+
+    num_bootstrap: Annotated[int, Field(ge=10)]
+    num_neighbours: Positive
+    num_memorisation_images: Positive
+    num_noise_levels: Annotated[int, Field(ge=3)]
+    num_denoising_images: Positive
+    classifier_epochs: Positive
+    seed: Count
+
+
+class CheckDriftConfig(Section):
+    """Whether the current data still looks like what the champion was trained on."""
+
+    num_images: Annotated[int, Field(ge=20)]
+    num_components: Annotated[int, Field(ge=2)]
+    num_permutations: Annotated[int, Field(ge=99)]
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    min_auc: Annotated[float, Field(ge=0.5, lt=1)]
+    seed: Count
+
+
+class JudgeConfig(Section):
+    """The gate: absolute limits, then the difference to the champion beyond its uncertainty."""
+
+    max_frechet_over_floor: PositiveFloat
+    min_label_agreement: Share
+    max_copied_share: Share
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_relative_gain: Annotated[float, Field(ge=0, lt=1)]
+
+
+class RegisterConfig(Section):
+    """Where the candidate goes in the registry."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class PromoteConfig(Section):
+    """The check in a clean process before the alias moves."""
+
+    num_check_images: Positive
+    check_timeout_s: Positive
+
+
+class Config(Section):
+    """All of params.yaml."""
+
+    validate_data: ValidateDataConfig
+    prepare_data: PrepareDataConfig
+    compute_reference: ComputeReferenceConfig
+    train: TrainConfig
+    sample: SampleConfig
+    evaluate: EvaluateConfig
+    check_drift: CheckDriftConfig
+    judge: JudgeConfig
+    registration: Annotated[RegisterConfig, Field(alias="register")]  # pydantic owns `register`
+    promote: PromoteConfig
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        size_px, divisor_px = self.prepare_data.image_size_px, self.train.model.size_divisor_px
+        if size_px % divisor_px:
+            fitting_px = -(-size_px // divisor_px) * divisor_px
+            raise ValueError(
+                f"prepare_data.image_size_px ({size_px}) must be a multiple of {divisor_px} "
+                f"(train.model.patch_px x 2 per further level of channels); "
+                f"write image_size_px: {fitting_px}, or give the model fewer channels levels"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Images on disk: sources, shards, the manifest and its contract, splits, prepared arrays."""

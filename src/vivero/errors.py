@@ -1,0 +1,59 @@
+"""Every error this project raises on purpose.
+
+ViveroError
+├── ConfigError          params.yaml or the environment is wrong
+├── DataError            an image, a shard or a manifest is wrong
+├── CheckpointError      a checkpoint is missing, damaged or of another model
+├── BundleError          a model bundle is missing, altered or not loadable
+├── ExtractorError       a feature extractor's weights are missing or not what they should be
+├── TrackingError        the tracking server or registry refused or cannot be reached
+├── PromotionError       a promotion was refused; the champion is unchanged
+└── StageError           a stage could not run
+
+A message says what was expected, what came, and what to do next. The command line prints it
+without a traceback and exits with 1.
+"""
+
+
+class ViveroError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class ConfigError(ViveroError):
+    """A setting in params.yaml or the environment is wrong."""
+
+
+class DataError(ViveroError):
+    """An image, a shard or a manifest is not as it should be."""
+
+
+class CheckpointError(ViveroError):
+    """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class BundleError(ViveroError):
+    """A model bundle is missing, altered or cannot be loaded."""
+
+
+class ExtractorError(ViveroError):
+    """A feature extractor's weights are missing or not what they should be."""
+
+
+class TrackingError(ViveroError):
+    """The tracking server or the registry refused, or cannot be reached."""
+
+
+class PromotionError(ViveroError):
+    """A promotion was refused; the champion is unchanged."""
+
+
+class StageError(ViveroError):
+    """A stage of dvc.yaml ended with a failure."""
+
+    def __init__(self, stage: str, exit_code: int) -> None:
+        super().__init__(
+            f"stage '{stage}' failed with exit code {exit_code}; its own message stands above. "
+            f"Mend the cause and run `vivero run` again: finished stages are not repeated"
+        )
+        self.stage = stage
+        self.exit_code = exit_code

@@ -1,0 +1,1 @@
+"""Judging images and models: features, distances with intervals, plots, drift tests."""

@@ -1,0 +1,1 @@
+"""Networks; `build` is the only factory, `load` the only reader of weights."""

@@ -1,0 +1,124 @@
+"""How our processes start and end: each dies with its parent, and errors end in one sentence.
+
+DVC starts a stage through a shell and leaves the stage running when it is itself killed, so a
+second `dvc repro` would start a second writer of the same output. A stage therefore asks the
+kernel to be told when its parent dies, and watches the process above the shell as well.
+"""
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from vivero.errors import ViveroError
+
+PR_SET_PDEATHSIG = 1
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "busybox"}
+INTERRUPTED_EXIT_CODE = 130
+
+log = logging.getLogger(__name__)
+
+
+def die_with_parent() -> None:
+    """End this process when its parent ends, however that ends; the shell between is skipped.
+
+    On systems without prctl and pidfd (not Linux) only the parent's number is watched.
+    """
+    parent_pid = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the kernel knew
+        os._exit(1)
+    watched_pid = _first_above_the_shells(parent_pid)
+    if watched_pid > 1:
+        threading.Thread(target=_outlive, args=(watched_pid,), daemon=True).start()
+
+
+def _first_above_the_shells(pid: int) -> int:
+    while pid > 1 and _name_of(pid) in SHELLS:
+        pid = _parent_of(pid)
+    return pid
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        # The second field, the name, may hold spaces; it ends with the last parenthesis.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _outlive(pid: int) -> None:
+    """Wait until process pid has ended, then kill this one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return
+    select.select([descriptor], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_in_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
+    """Run a command in its own process group; whatever ends us ends the whole group.
+
+    Returns:
+        The exit code of the command.
+    """
+    process = subprocess.Popen(
+        command, cwd=cwd, env=dict(env), start_new_session=True, preexec_fn=_pdeathsig
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        _end_group(process)
+        raise
+
+
+def _pdeathsig() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signal_number)
+            process.wait(timeout=patience_s)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def run_stage(name: str, body: Callable[[], None]) -> None:
+    """Run the body of a stage as a process of its own: logging, death with DVC, errors.
+
+    Our own errors are printed as one message without a traceback and end with exit code 1;
+    Ctrl-C ends with 130. Anything else is a bug and keeps its traceback.
+    """
+    if "DVC_STAGE" in os.environ:  # started by hand it may outlive its shell, as nohup promises
+        die_with_parent()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        body()
+    except ViveroError as error:
+        sys.stderr.write(f"\n{name}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{name}: stopped by you; run the same command again to go on\n")
+        sys.exit(INTERRUPTED_EXIT_CODE)

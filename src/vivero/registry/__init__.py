@@ -1,0 +1,1 @@
+"""Bundles, model cards, the gate, and the MLflow registry with its aliases."""

@@ -1,0 +1,1 @@
+"""One module per stage: `python -m vivero.stages.NAME` reads params.yaml and runs it."""

@@ -1,0 +1,1 @@
+"""Turning prepared images into weights: step, loop, schedule, EMA, checkpoints."""
