@@ -16,11 +16,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vivero.errors import ViveroError
+from vivero.errors import TrackingError, ViveroError
 
 PR_SET_PDEATHSIG = 1
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "busybox"}
 INTERRUPTED_EXIT_CODE = 130
+UNREACHABLE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: worth trying again
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,9 @@ def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> 
 def run_stage(name: str, body: Callable[[], None]) -> None:
     """Run the body of a stage as a process of its own: logging, death with DVC, errors.
 
-    Our own errors are printed as one message without a traceback and end with exit code 1;
-    Ctrl-C ends with 130. Anything else is a bug and keeps its traceback.
+    Our own errors are printed as one message without a traceback and end with exit code 1, or 75
+    when a server could not be reached, so that a driver knows when to try again; Ctrl-C ends with
+    130. Anything else is a bug and keeps its traceback.
     """
     if "DVC_STAGE" in os.environ:  # started by hand it may outlive its shell, as nohup promises
         die_with_parent()
@@ -118,7 +120,7 @@ def run_stage(name: str, body: Callable[[], None]) -> None:
         body()
     except ViveroError as error:
         sys.stderr.write(f"\n{name}: {error}\n")
-        sys.exit(1)
+        sys.exit(UNREACHABLE_EXIT_CODE if isinstance(error, TrackingError) else 1)
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{name}: stopped by you; run the same command again to go on\n")
         sys.exit(INTERRUPTED_EXIT_CODE)

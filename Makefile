@@ -1,0 +1,64 @@
+# The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo data reproduce test test-slow check format ui lock clean
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(CURDIR)/$(VENV)/bin
+# uv reads no pip configuration; where pip is told of a folder of wheels, uv is told too.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export PATH := $(BIN):$(PATH)
+# Nothing in the stack reports home.
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+help:       ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## make .venv with the locked versions
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "Vivero needs Python 3.11 or 3.12, found " + sys.version.split()[0] + "; run: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+data: setup  ## bring Fashion-MNIST into data/ and verify it against data.dvc
+	@$(BIN)/vivero data fetch
+
+demo: setup  ## the main job on real data: from images to a registered champion
+	@$(BIN)/vivero run
+
+reproduce: setup  ## bring every artifact up to date with DVC alone
+	@$(BIN)/dvc repro
+
+ui: setup   ## look at runs and models in MLflow (http://127.0.0.1:5000)
+	@$(BIN)/vivero ui
+
+check: setup  ## all that needs no run: style, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## tests of everything, under 10 minutes on 2 cores
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup  ## the long proofs
+	$(BIN)/pytest -m slow
+
+format: setup  ## put the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup  ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock
+	sed -i 's/+cpu$$//' requirements.lock
+
+clean:      ## remove caches and resumable state (data, artifacts and models stay)
+	rm -rf work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,120 @@
+"""The commands of `vivero` and their grouping; each does its imports when it is called."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vivero.cli import data, models
+from vivero.errors import ViveroError
+from vivero.processes import INTERRUPTED_EXIT_CODE
+
+DVC_STAGES = {
+    "validate_data": "Decode every image and hold the data to its contract.",
+    "prepare_data": "Resize, split by content, write memory-mapped arrays.",
+    "compute_reference": "Features and moments of the real images.",
+    "train": "Train, or go on training where it was stopped.",
+    "sample": "",  # `vivero sample` makes images of any model; the stage is `dvc repro sample`
+    "evaluate": "Judge the samples: figures with intervals and floors, plots, a page.",
+}
+OTHER_STAGES = {
+    "check_drift": "Compare the current data with what the champion was trained on.",
+    "judge": "Hold the candidate against the limits and the champion.",
+    "register": "Put the candidate into the MLflow registry; the same weights only once.",
+}
+
+app = typer.Typer(
+    help="Train image diffusion models that can be trusted: data contract, exact resume, figures "
+    "with error bars, promotion by statistics, lineage of every image.",
+    epilog="Examples:  vivero run  |  vivero sample models:/vivero@champion --out samples "
+    "--num-images 20  |  vivero data import PHOTOS --out data  |  vivero doctor",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.app, name="data")
+models.add_to(app)
+
+
+@app.command()
+def run(
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage again, changed or not.")
+    ] = False,
+) -> None:
+    """Do the whole job: data, all stages, drift, gate, registry, champion.
+
+    Stages that are up to date are not repeated, and an interrupted training goes on where it was.
+
+    Example: vivero run
+    """
+    from vivero.cli.running import run_experiment
+
+    raise typer.Exit(run_experiment(force=force))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and this clone, and say what to do about what is not well."""
+    from vivero.cli.doctor import examine
+
+    raise typer.Exit(examine())
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Look at runs, metrics and models in MLflow's pages, at http://127.0.0.1:PORT.
+
+    Example: vivero ui --port 5001
+    """
+    from vivero.cli.running import serve_mlflow
+
+    raise typer.Exit(serve_mlflow(port))
+
+
+def _stage_command(stage: str, outside_dvc: bool) -> Callable[..., None]:
+    def command(
+        force: Annotated[
+            bool, typer.Option("--force", help="Run it again even if nothing changed.")
+        ] = False,
+    ) -> None:
+        from vivero.cli.running import run_one_stage
+
+        raise typer.Exit(run_one_stage(stage, outside_dvc=outside_dvc, force=force))
+
+    return command
+
+
+for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
+    if _help:
+        app.command(
+            name=_name.replace("_", "-"),
+            help=f"Stage {_name}: {_help}",
+            rich_help_panel="Stages",
+        )(_stage_command(_name, outside_dvc=_name in OTHER_STAGES))
+        app.command(name=_name, hidden=True)(
+            _stage_command(_name, outside_dvc=_name in OTHER_STAGES)
+        ) if "_" in _name else None
+
+
+def main() -> None:
+    """Entry point: one clear sentence for what we raise on purpose, no traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except ViveroError as error:
+        sys.stderr.write(f"vivero: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nvivero: stopped by you; what was finished stays\n")
+        sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()

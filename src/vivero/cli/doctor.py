@@ -1,0 +1,170 @@
+"""`vivero doctor`: is this machine and this clone able to do the job, and if not, what to do."""
+
+import os
+import shutil
+import socket
+import sys
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from vivero.config.environment import read_environment, tracking_uri
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, data_dir, project_dir
+from vivero.errors import ViveroError
+
+MIN_FREE_BYTES = 3_000_000_000
+MIN_MEMORY_BYTES = 3_000_000_000
+PROBE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what it is like, and what to do where it is not well."""
+
+    what: str
+    state: Literal["ok", "note", "fail"]
+    found: str
+    advice: str = ""
+
+
+def examine() -> int:
+    """Print every finding; returns 1 when something must be mended first, else 0."""
+    root = project_dir()
+    findings = [check(root) for check in CHECKS]
+    table = Table("what", "", "found", "what to do", title=f"vivero doctor: {root}")
+    colours = {"ok": "green", "note": "yellow", "fail": "red"}
+    for finding in findings:
+        mark = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.what, mark, finding.found, finding.advice)
+    Console(width=max(100, Console().width)).print(table)
+    return int(any(finding.state == "fail" for finding in findings))
+
+
+def python_version(_root: Path) -> Finding:
+    """Python 3.11 or 3.12."""
+    found = sys.version.split()[0]
+    if (3, 11) <= sys.version_info[:2] < (3, 13):
+        return Finding("Python", "ok", found)
+    return Finding("Python", "fail", found, "make setup PYTHON=python3.11")
+
+
+def packages(root: Path) -> Finding:
+    """Every package of requirements.lock in its version."""
+    wrong = []
+    for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+    if not wrong:
+        return Finding("packages", "ok", "as requirements.lock says")
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return Finding("packages", "fail", "; ".join(wrong[:3]) + more, "rm -rf .venv && make setup")
+
+
+def settings(root: Path) -> Finding:
+    """params.yaml is readable and consistent."""
+    try:
+        load_config(root / PARAMS)
+    except ViveroError as error:
+        return Finding("params.yaml", "fail", str(error), "correct the lines named")
+    return Finding("params.yaml", "ok", "read without a mistake")
+
+
+def cores(_root: Path) -> Finding:
+    """Cores that training may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = read_environment().vivero_num_threads
+    return Finding("cores", "ok", f"{count}" + (f", {threads} to be used" if threads else ""))
+
+
+def memory(_root: Path) -> Finding:
+    """Memory that is free now."""
+    import psutil
+
+    free_bytes = psutil.virtual_memory().available
+    found = f"{free_bytes / 1e9:.1f} GB free"
+    if free_bytes >= MIN_MEMORY_BYTES:
+        return Finding("memory", "ok", found)
+    return Finding("memory", "note", found, "close something, or lower train.batch_images")
+
+
+def disk(root: Path) -> Finding:
+    """Space for data, artifacts and the cache."""
+    free_bytes = shutil.disk_usage(root).free
+    found = f"{free_bytes / 1e9:.1f} GB free"
+    if free_bytes >= MIN_FREE_BYTES:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "fail", found, "free 3 GB; work/ is safe to delete, dvc gc -w helps")
+
+
+def git(root: Path) -> Finding:
+    """A git repository, so that the lineage knows the code."""
+    if not shutil.which("git"):
+        return Finding("git", "note", "not installed", "install git: the lineage needs it")
+    if not (root / ".git").exists():
+        return Finding("git", "note", "no repository here", "clone instead of unpacking an archive")
+    return Finding("git", "ok", "a repository")
+
+
+def images(root: Path) -> Finding:
+    """The data set."""
+    if any(data_dir(root).glob("*.parquet")):
+        return Finding("data", "ok", "data/ holds shards", "vivero data verify compares them")
+    return Finding("data", "note", "no shards in data/", "vivero data fetch, or data import FOLDER")
+
+
+def tracking(root: Path) -> Finding:
+    """MLflow: the embedded store, or a server that answers."""
+    uri = tracking_uri(root)
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return Finding("MLflow", "ok", f"embedded ({parts.scheme} in this folder)")
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    shown = f"{parts.scheme}://{address[0]}:{address[1]}"
+    try:
+        socket.create_connection(address, timeout=PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        advice = "start it, or unset MLFLOW_TRACKING_URI; training goes on without and sends later"
+        return Finding("MLflow", "note", f"{shown} does not answer: {error}", advice)
+    return Finding("MLflow", "ok", f"{shown} answers")
+
+
+def inception(_root: Path) -> Finding:
+    """Inception's weights, needed for what may be called FID."""
+    folder = read_environment().vivero_inception_dir
+    if folder is None:
+        advice = "only for extractor: inception; set VIVERO_INCEPTION_DIR or go online"
+        return Finding("Inception", "note", "no folder given", advice)
+    weights_path = folder / "inception-2015-12-05.pt"
+    if weights_path.is_file():
+        return Finding("Inception", "ok", str(weights_path))
+    return Finding("Inception", "fail", f"{weights_path} is missing", "put the file there")
+
+
+CHECKS: tuple[Callable[[Path], Finding], ...] = (
+    python_version,
+    packages,
+    settings,
+    cores,
+    memory,
+    disk,
+    git,
+    images,
+    tracking,
+    inception,
+)

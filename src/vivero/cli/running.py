@@ -1,0 +1,145 @@
+"""`vivero run`, single stages, and the page at the end: what was made and how to look at it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vivero.cli.data import ensure_data
+from vivero.config.environment import local_artifacts_dir, tracking_uri
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.files import read_json
+from vivero.processes import run_in_group
+
+QUIET = {
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # The temporary Prefect server of a busy machine needs longer than the 20 s it is given.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+
+
+def child_environment(root: Path) -> dict[str, str]:
+    """Ours, plus: this Python first on PATH, no telemetry, Prefect's files inside work/."""
+    bin_dir = str(Path(sys.executable).parent)
+    path = os.pathsep.join([bin_dir, os.environ.get("PATH", "")])
+    defaults = {**QUIET, "PREFECT_HOME": str(work_dir(root) / "prefect")}
+    return {**defaults, **os.environ, "PATH": path}
+
+
+def run_experiment(force: bool) -> int:
+    """The main job from `vivero run`; returns the exit code."""
+    root = project_dir()
+    load_config(root / PARAMS)  # a mistake in it is said before anything is started
+    prepare_dvc(root)
+    seconds_data = ensure_data(root)
+    options = ["--force"] if force else []
+    command = [sys.executable, str(root / "pipelines" / "experiment.py"), *options]
+    exit_code = run_in_group(command, cwd=root, env=child_environment(root))
+    if exit_code == 0:
+        _print_result(root, {"data": seconds_data, **read_json(work_dir(root) / "experiment.json")})
+    return exit_code
+
+
+def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
+    """One stage by name: through DVC with what it depends on, or as a command of its own."""
+    root = project_dir()
+    load_config(root / PARAMS)
+    prepare_dvc(root)
+    if outside_dvc:
+        command = [sys.executable, "-m", f"vivero.stages.{stage}"]
+    else:
+        ensure_data(root)
+        options = ["--force", "--single-item"] if force else []
+        command = [sys.executable, "-m", "dvc", "repro", *options, stage]
+    return run_in_group(command, cwd=root, env=child_environment(root))
+
+
+def prepare_dvc(root: Path) -> None:
+    """Without git (an unpacked archive) DVC must be told so; this writes it to .dvc/config.local.
+
+    The lineage then records that the code version is unknown.
+    """
+    local_config = root / ".dvc" / "config.local"
+    if (root / ".git").exists() or local_config.exists():
+        return
+    sys.stderr.write("vivero: no git repository here; the lineage will not know the code version\n")
+    local_config.parent.mkdir(exist_ok=True)
+    local_config.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+
+
+def serve_mlflow(port: int) -> int:
+    """MLflow's pages over the store of this clone, until Ctrl-C."""
+    root = project_dir()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", "1", "--backend-store-uri", tracking_uri(root)),
+        *("--default-artifact-root", local_artifacts_dir(root).as_uri()),
+    ]
+    env = {**child_environment(root), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    sys.stderr.write(f"vivero: MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)\n")
+    return run_in_group(command, cwd=root, env=env)
+
+
+def _print_result(root: Path, seconds: dict[str, float]) -> None:
+    console = Console(width=max(100, Console().width))
+    console.print()
+    console.print(_stage_table(root, seconds))
+    console.print(_metric_table(read_json(artifacts_dir(root, "evaluate") / "metrics.json")))
+    console.print(_verdict(root), "", _where_to_look(root), sep="\n", highlight=False, markup=False)
+
+
+def _stage_table(root: Path, seconds: dict[str, float]) -> Table:
+    table = Table("stage", "seconds", "what it made", title="What was done")
+    table.columns[1].justify = "right"
+    for stage, stage_s in seconds.items():
+        summary_path = artifacts_dir(root, stage) / "summary.json"
+        made = read_json(summary_path)["made"] if summary_path.exists() else "data/"
+        table.add_row(stage, f"{stage_s:.1f}", made)
+    table.add_row("all", f"{sum(seconds.values()):.1f}", "", style="bold")
+    return table
+
+
+def _metric_table(report: dict[str, Any]) -> Table:
+    table = Table("metric", "value", "95 % interval", "real against real", "n", "better")
+    table.title = "How good it is"
+    for name, metric in report["metrics"].items():
+        floor = metric.get("floor")
+        table.add_row(
+            name,
+            f"{metric['value']:.4g}",
+            f"{metric['low']:.4g} to {metric['high']:.4g}",
+            "" if floor is None else f"{floor:.4g}",
+            str(metric["n"]),
+            metric["better"],
+        )
+    return table
+
+
+def _verdict(root: Path) -> str:
+    verdict = read_json(artifacts_dir(root, "judge") / "verdict.json")
+    promotion = read_json(artifacts_dir(root, "promote") / "promotion.json")
+    return f"verdict: {verdict['verdict']}; {promotion['message']}"
+
+
+def _where_to_look(root: Path) -> str:
+    name = load_config(root / PARAMS).registration.model_name
+    lines = {
+        "sample grid": "artifacts/sample/grid.png",
+        "report page": "artifacts/evaluate/report.html",
+        "data report": "artifacts/validate_data/report.html",
+        "runs and models": "make ui",
+        "more images": f".venv/bin/vivero sample models:/{name}@champion --out samples "
+        f"--num-images 20",
+        "where it came from": f".venv/bin/vivero lineage models:/{name}@champion",
+    }
+    return "\n".join(f"  {what + ':':20}{how}" for what, how in lines.items())
+
