@@ -5,6 +5,7 @@ ViveroError
 ├── DataError            an image, a shard or a manifest is wrong
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
 ├── BundleError          a model bundle is missing, altered or not loadable
+├── SamplingError        a model gave something that is not a finite number
 ├── ExtractorError       a feature extractor's weights are missing or not what they should be
 ├── TrackingError        the tracking server or registry refused or cannot be reached
 ├── PromotionError       a promotion was refused; the champion is unchanged
@@ -33,6 +34,10 @@ class CheckpointError(ViveroError):
 
 class BundleError(ViveroError):
     """A model bundle is missing, altered or cannot be loaded."""
+
+
+class SamplingError(ViveroError):
+    """A model gave something that is not a finite number while images were made."""
 
 
 class ExtractorError(ViveroError):

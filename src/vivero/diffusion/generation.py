@@ -1,0 +1,111 @@
+"""Making images: every image from its own seed, whatever the batch it is made in.
+
+Letters: B images, C channels, H rows, W columns. Randomness is a function of (seed, index).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from vivero.config.schema import SamplerName
+from vivero.diffusion.guidance import Guided
+from vivero.diffusion.preconditioning import Denoiser
+from vivero.diffusion.samplers import SAMPLERS
+from vivero.diffusion.schedules import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """How images are made.
+
+    Args:
+        seed: With an image's index it fixes all of its noise; at least 0.
+        sampler: Name in SAMPLERS.
+        num_steps: Noise levels visited before 0; Heun passes the network twice for each but one.
+        guidance: 1 = none.
+        guidance_interval: (low, high) in sigma, between which guidance acts.
+        batch_images: Images made at a time; changes no image beyond rounding.
+    """
+
+    seed: int
+    sampler: SamplerName
+    num_steps: int
+    guidance: float
+    guidance_interval: tuple[float, float]
+    batch_images: int
+
+
+def image_seed(seed: int, index: int) -> int:
+    """Seed of image number index: 63 bits of sha256, so that neighbours have nothing in common."""
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
+    """Pixels from [-1, 1] to 0..255: the nearest level, what lies outside is cut off."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def generate(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    spec: GenerationSpec,
+    labels: Int64[Tensor, " N"],
+    indices: Sequence[int],
+    image_shape: tuple[int, int, int],
+) -> Iterator[UInt8[Tensor, "B C H W"]]:
+    """Make images, a batch at a time, so that the caller can show how far it is.
+
+    Args:
+        denoiser: The model; guidance is added here.
+        schedule: Its noise levels.
+        spec: How to sample.
+        labels: Class of each image, shape (N,), null_label for none; images are made on their
+            device.
+        indices: Number of each image, which with spec.seed fixes its noise; length N.
+        image_shape: (C, H, W).
+
+    Yields:
+        Images in the order of labels, shape (B, C, H, W), uint8, on the CPU; B is
+        spec.batch_images but for the last.
+
+    Raises:
+        ValueError: If labels and indices differ in length or a label does not exist.
+        SamplingError: When the model gives something that is not a finite number.
+    """
+    if len(labels) != len(indices):
+        raise ValueError(f"need one index per label; got {len(indices)} for {len(labels)}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= denoiser.null_label:
+        raise ValueError(
+            f"labels must lie in 0..{denoiser.null_label}; "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )
+    guided = Guided(denoiser, spec.guidance, spec.guidance_interval, denoiser.null_label)
+    sigmas = schedule.sampling_sigmas(spec.num_steps)
+    for begin in range(0, len(labels), spec.batch_images):
+        end = begin + spec.batch_images
+        generators = [
+            torch.Generator().manual_seed(image_seed(spec.seed, index))
+            for index in indices[begin:end]
+        ]
+        noise = _NoiseOfImages(generators, image_shape, labels.device)
+        with torch.inference_mode():
+            images = SAMPLERS[spec.sampler](guided, noise(), sigmas, labels[begin:end], noise)
+        yield to_uint8(images).cpu()
+
+
+@dataclass(frozen=True)
+class _NoiseOfImages:
+    """Standard normal noise, each image's from its own generator; (B, C, H, W), float32."""
+
+    generators: list[torch.Generator]
+    image_shape: tuple[int, int, int]
+    device: torch.device
+
+    def __call__(self) -> Float[Tensor, "B C H W"]:
+        drawn = [torch.randn(self.image_shape, generator=g) for g in self.generators]
+        return torch.stack(drawn).to(self.device)
