@@ -23,7 +23,7 @@ from vivero.files import write_json
 from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
 
 OUTSIDE_DVC = ("check_drift", "judge", "register", "promote")
-RETRY_DELAYS_S = [5, 30, 120]
+RETRY_DELAYS_S = [5.0, 30.0, 120.0]
 
 
 def stage_names(root: Path) -> list[str]:

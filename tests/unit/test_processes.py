@@ -1,0 +1,107 @@
+"""A stage dies with DVC, a child with its parent, and errors end in one sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+STAGE = """
+import sys, time
+from pathlib import Path
+from vivero.processes import run_stage
+def body():
+    import os
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    time.sleep(60)
+run_stage("sleeper", body)
+"""
+DVC = """
+import subprocess, sys
+subprocess.run(["sh", "-c", f"{sys.executable} {sys.argv[1]} {sys.argv[2]}; true"])
+"""
+
+
+def wait_for(path: Path) -> int:
+    for _ in range(400):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    pytest.fail("the stage did not start")
+
+
+def gone(pid: int, patience_s: float = 5) -> bool:
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(tmp_path: Path, env: dict[str, str]) -> tuple["subprocess.Popen[bytes]", int]:
+    (tmp_path / "stage.py").write_text(STAGE)
+    (tmp_path / "dvc.py").write_text(DVC)
+    driver = subprocess.Popen(
+        [sys.executable, tmp_path / "dvc.py", tmp_path / "stage.py", tmp_path / "pid"],
+        env={**os.environ, **env},
+    )
+    return driver, wait_for(tmp_path / "pid")
+
+
+def test_a_stage_dies_with_dvc_although_a_shell_stands_between(tmp_path: Path):
+    driver, stage_pid = start(tmp_path, {"DVC_STAGE": "sleeper"})
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert gone(stage_pid)
+
+
+def test_a_stage_started_by_hand_outlives_its_shell(tmp_path: Path):
+    driver, stage_pid = start(tmp_path, {})
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    alive = not gone(stage_pid, patience_s=0.5)
+    os.kill(stage_pid, signal.SIGKILL)
+    assert alive
+
+
+GROUP = """
+import sys
+from pathlib import Path
+from vivero.processes import run_in_group
+run_in_group([sys.executable, "-c", sys.argv[1]], cwd=Path("."), env={})
+"""
+CHILD = "import os,time; open({path!r},'w').write(str(os.getpid())); time.sleep(60)"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_what_ends_us_ends_the_group(tmp_path: Path, how: signal.Signals):
+    child = CHILD.format(path=str(tmp_path / "pid"))
+    driver = subprocess.Popen([sys.executable, "-c", GROUP, child], stderr=subprocess.DEVNULL)
+    child_pid = wait_for(tmp_path / "pid")
+    os.kill(driver.pid, how)
+    driver.wait()
+    assert gone(child_pid)
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "said"),
+    [
+        ("raise errors.DataError('the label is -1')", 1, "tidy: the label is -1"),
+        ("raise errors.TrackingError('no answer')", 75, "tidy: no answer"),
+        ("raise KeyboardInterrupt", 130, "tidy: stopped by you"),
+    ],
+)
+def test_an_error_is_one_sentence(line: str, exit_code: int, said: str):
+    code = (
+        "from vivero import errors\nfrom vivero.processes import run_stage\n"
+        f"def body():\n    {line}\nrun_stage('tidy', body)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == exit_code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
