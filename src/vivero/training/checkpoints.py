@@ -1,0 +1,189 @@
+"""Checkpoints: whole or not there, checked before use, the newest whole one wins.
+
+work/checkpoints/<fingerprint>/<images seen, ten digits>/ holds safetensors files, state.json and,
+written last, manifest.json with the size and sha256 of the others. A checkpoint is made under a
+temporary name, flushed to the disk, and appears by one rename: a kill at any moment leaves the
+former checkpoints as they were.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from vivero.errors import CheckpointError
+from vivero.files import sync
+from vivero.training.state import TensorFiles
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+PART_PREFIX = ".part-"
+REQUIRED = {"weights.safetensors", "ema.safetensors", "optimizer.safetensors", STATE}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a whole checkpoint holds: tensors by file and name, and facts (state.json)."""
+
+    path: Path
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    facts: Mapping[str, Any]
+
+
+class DamagedError(Exception):
+    """A checkpoint is not whole; the message names the file."""
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one fingerprint; the newest `keep` of them stay."""
+
+    folder: Path
+    keep: int
+
+    def save(self, images_seen: int, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint whole, then remove those that are no longer kept.
+
+        Raises:
+            CheckpointError: When the disk is full or refuses; earlier checkpoints are untouched.
+        """
+        target_dir = self.folder / f"{images_seen:010d}"
+        part_dir = self.folder / f"{PART_PREFIX}{target_dir.name}"
+        with self._advice(target_dir, part_dir):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_parts()
+            part_dir.mkdir()
+            _write_files(part_dir, tensors, facts)
+            if target_dir.exists():  # a damaged one, since training passed this moment again
+                self._remove(target_dir)
+            part_dir.rename(target_dir)
+            sync(self.folder)
+            self._remove_all_but_newest(images_seen)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; each damaged one is skipped with a warning."""
+        num_damaged = 0
+        for path in reversed(self._paths()):
+            try:
+                checkpoint = read_checkpoint(path)
+            except DamagedError as damage:
+                num_damaged += 1
+                log.warning("checkpoint %s is damaged and is skipped: %s", path.name, damage)
+            else:
+                if num_damaged:
+                    log.warning("going on from checkpoint %s, the newest whole one", path.name)
+                return checkpoint
+        if num_damaged:
+            log.warning("no whole checkpoint is left in %s; training starts at zero", self.folder)
+        return None
+
+    def _paths(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name.isdecimal())
+
+    def _remove_all_but_newest(self, images_seen: int) -> None:
+        """Keep the newest; what claims to be newer than now is damaged and goes as well."""
+        past = [path for path in self._paths() if int(path.name) <= images_seen]
+        for path in set(self._paths()) - set(past[-self.keep :]):
+            self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        doomed_dir = self.folder / f"{PART_PREFIX}old-{path.name}"
+        path.rename(doomed_dir)  # a half removed checkpoint must not keep its name
+        shutil.rmtree(doomed_dir)
+
+    def _remove_parts(self) -> None:
+        for leftover in self.folder.glob(f"{PART_PREFIX}*"):
+            shutil.rmtree(leftover)
+
+    @contextlib.contextmanager
+    def _advice(self, target_dir: Path, part_dir: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            shutil.rmtree(part_dir, ignore_errors=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            cause = "no space left on the disk" if full else (error.strerror or str(error))
+            kept = [path.name for path in self._paths()]
+            raise CheckpointError(
+                f"cannot write the checkpoint {target_dir}: {cause}. "
+                f"{'Intact: ' + ', '.join(kept) if kept else 'None was saved before'}. "
+                f"{'Free some space (`dvc gc -w` clears the cache)' if full else 'Mend this'} "
+                f"and run the same command again; it goes on from there"
+            ) from error
+
+
+def _write_files(folder: Path, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
+    contents = {f"{n}.safetensors": safetensors.torch.save(dict(t)) for n, t in tensors.items()}
+    contents[STATE] = json.dumps(facts, indent=2, allow_nan=False).encode()
+    manifest = {
+        name: {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents.items()
+    }
+    contents[MANIFEST] = json.dumps(manifest, indent=2).encode()  # the last one
+    for name, data in contents.items():
+        write_flushed(folder / name, data)
+    sync(folder)
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; the bytes that were checked are the bytes that are used.
+
+    Raises:
+        DamagedError: When a file is missing, altered, cut or not readable.
+    """
+    contents = _checked_contents(path)
+    try:
+        facts = json.loads(contents.pop(STATE))
+        tensors = {
+            name.removesuffix(".safetensors"): safetensors.torch.load(data)
+            for name, data in contents.items()
+        }
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise DamagedError(f"{STATE} or a safetensors file is not readable: {error}") from error
+    return Checkpoint(path, tensors, facts)
+
+
+def _checked_contents(path: Path) -> dict[str, bytes]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path / MANIFEST} is missing or not readable: {error}") from error
+    if expected.keys() != REQUIRED:
+        raise DamagedError(f"{path / MANIFEST} should name {sorted(REQUIRED)}")
+    contents = {}
+    for name, sha256 in expected.items():
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{path / name} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedError(
+                f"{path / name} is not the file that was saved: sha256 {sha256[:12]}... was "
+                f"expected, the file of {len(data):,} bytes has another"
+            )
+        contents[name] = data
+    return contents

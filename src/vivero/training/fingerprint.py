@@ -1,0 +1,44 @@
+"""The name of a run's checkpoints: equal inputs resume, other inputs cannot.
+
+Hashed are all settings of `train` but those that change neither a weight nor a recorded figure,
+the prepared images, the code that training runs, and the version of torch.
+"""
+
+from pathlib import Path
+
+import torch
+
+from vivero.config.schema import TrainConfig
+from vivero.files import sha256_of_file, sha256_of_json
+
+SETTINGS_WITHOUT_EFFECT = {
+    "log_every_images",
+    "validate_every_images",
+    "checkpoint_every_images",
+    "preview_every_images",
+    "keep_checkpoints",
+}
+CODE = ("data", "diffusion", "models", "training")
+
+
+def fingerprint(config: TrainConfig, data_digest: str) -> str:
+    """Sixteen hex digits that differ when anything differs that decides the weights.
+
+    Args:
+        config: Settings of the run.
+        data_digest: Hash of the prepared images.
+    """
+    inputs = {
+        "settings": config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT),
+        "data": data_digest,
+        "code": code_digest(Path(__file__).parents[1]),
+        "torch": torch.__version__,
+    }
+    return sha256_of_json(inputs)[:16]
+
+
+def code_digest(package_dir: Path) -> str:
+    """Hex sha256 over the names and contents of the modules that training runs."""
+    paths = [path for layer in CODE for path in (package_dir / layer).rglob("*.py")]
+    hashes = {path.relative_to(package_dir).as_posix(): sha256_of_file(path) for path in paths}
+    return sha256_of_json(hashes)

@@ -1,0 +1,106 @@
+"""Where a run goes on: the newest whole checkpoint, and whether it can be exact to the bit."""
+
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vivero.errors import CheckpointError
+from vivero.training.checkpoints import CheckpointStore
+from vivero.training.distributed import Workers
+from vivero.training.state import TrainState, restore_tensors
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+log = logging.getLogger(__name__)
+
+
+def surroundings(workers: Workers) -> dict[str, str]:
+    """What decides the last bits of a sum beside the settings: threads, processor, torch."""
+    is_cpu = workers.device.type == "cpu"
+    return {
+        "threads": str(torch.get_num_threads()),
+        "processes": str(workers.num_processes),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "device": _cpu_name() if is_cpu else torch.cuda.get_device_name(workers.device),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def facts_of(state: TrainState, workers: Workers) -> dict[str, Any]:
+    """What state.json of a checkpoint says."""
+    return {
+        "images_seen": state.images_seen,
+        "train_s": state.train_s,
+        "resumed_from": state.resumed_from,
+        "tally": {
+            "loss": state.tally.loss.item(),
+            "gradient_norm": state.tally.gradient_norm.item(),
+            "num_steps": state.tally.num_steps,
+        },
+        "surroundings": surroundings(workers),
+    }
+
+
+def resume(state: TrainState, store: CheckpointStore, workers: Workers, total_images: int) -> None:
+    """Bring a new state to the newest whole checkpoint, if there is one; say where it starts.
+
+    Raises:
+        CheckpointError: When the checkpoint is of another model.
+    """
+    checkpoint = store.newest()
+    if checkpoint is None:
+        log.info("training starts at zero")
+        return
+    restore_tensors(state, checkpoint.tensors)
+    _restore_facts(state, checkpoint.facts, checkpoint.path)
+    _warn_of_differences(checkpoint.facts["surroundings"], surroundings(workers))
+    if state.images_seen >= total_images:
+        log.info(
+            "training is complete in %s; no step is repeated, outputs are written from it",
+            checkpoint.path,
+        )
+        return
+    state.resumed_from.append(state.images_seen)
+    log.info("training goes on from checkpoint %s", checkpoint.path)
+
+
+def _restore_facts(state: TrainState, facts: Mapping[str, Any], path: Path) -> None:
+    try:
+        state.images_seen = int(facts["images_seen"])
+        state.train_s = float(facts["train_s"])
+        state.resumed_from = [int(seen) for seen in facts["resumed_from"]]
+        state.tally.loss.fill_(facts["tally"]["loss"])
+        state.tally.gradient_norm.fill_(facts["tally"]["gradient_norm"])
+        state.tally.num_steps = int(facts["tally"]["num_steps"])
+        dict(facts["surroundings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / 'state.json'} does not say what was expected ({error!r}); it was written by "
+            f"another version. Delete {path.parent} and run the same command again"
+        ) from error
+
+
+def _warn_of_differences(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+    differences = [
+        f"{name} {saved.get(name)} -> {value}"
+        for name, value in current.items()
+        if saved.get(name) != value
+    ]
+    if differences:
+        log.warning(
+            "not bit-exact: the checkpoint was made in other surroundings (%s); the model will be "
+            "as good, but not the same to the last bit",
+            ", ".join(differences),
+        )

@@ -1,0 +1,50 @@
+"""SIGTERM and Ctrl-C as a wish that the loop grants at the next step boundary."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop, has saved a checkpoint, and ends."""
+
+    def __init__(self, signal_number: int, images_seen: int) -> None:
+        name = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
+        super().__init__(
+            f"stopped by {name} after {images_seen:,} images; a checkpoint is saved, "
+            f"run the same command again to go on"
+        )
+        self.exit_code = 128 + signal_number
+
+
+class StopSignals:
+    """Within this context the first stop signal is remembered; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._former: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._former[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)

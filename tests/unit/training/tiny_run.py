@@ -1,0 +1,145 @@
+"""A training of seconds, for tests; as a program: `python tiny_run.py FOLDER [key=value ...]`.
+
+The images are made from a formula. `FOLDER/final.json` gets the hash of all final tensors.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+from vivero.config.schema import TrainConfig
+from vivero.models.build import build_model
+from vivero.tracking.journal import Entry, Journal
+from vivero.tracking.tracker import MemoryTracker
+from vivero.training.checkpoints import CheckpointStore
+from vivero.training.distributed import Workers, alone, join_workers
+from vivero.training.feed import Feed
+from vivero.training.loop import Outlets, train
+from vivero.training.loss import build_objective
+from vivero.training.resume import resume
+from vivero.training.signals import Stopped
+from vivero.training.state import TrainState, new_train_state, tensors_of
+from vivero.training.step import Rig, build_rig
+from vivero.training.validation import build_validation_bank
+
+PARAMS = Path(__file__).parents[3] / "params.yaml"
+NUM_CLASSES, SIZE_PX = 3, 16
+TINY = {
+    "total_images": 96,
+    "batch_images": 8,
+    "warmup_images": 16,
+    "ema_halflife_images": 16,
+    "log_every_images": 16,
+    "validate_every_images": 48,
+    "checkpoint_every_images": 24,
+    "preview_every_images": 96,
+    "num_validation_images": 10,
+}
+TINY_MODEL = {
+    "channels": [8],
+    "blocks_per_level": 1,
+    "patch_px": 4,
+    "attention_heads": 2,
+    "embedding_channels": 8,
+}
+
+
+def tiny_train_config(**changes: object) -> TrainConfig:
+    values = YAML(typ="safe").load(PARAMS.read_text())["train"]
+    values |= {**TINY, **changes}
+    values["model"] |= TINY_MODEL
+    return TrainConfig.model_validate(values)
+
+
+def tiny_feed(num_images: int = 40, num_classes: int = NUM_CLASSES) -> Feed:
+    """Discs whose radius follows the class."""
+    labels = np.arange(num_images) % num_classes
+    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] - SIZE_PX / 2 + 0.5
+    distance = np.sqrt(x**2 + y**2)
+    shift = np.arange(num_images)[:, None, None] % 5
+    images = np.where(distance < 2 + 2 * labels[:, None, None], 200 + shift, 10 * shift)
+    keys = [f"disc/{row}" for row in range(num_images)]
+    return Feed(images.astype(np.uint8)[:, None], labels, keys, torch.device("cpu"))
+
+
+class JournalTracker(MemoryTracker):
+    """A memory tracker with a real journal below it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.journal = Journal(path)
+
+    def log_metrics(self, values, images_seen):
+        self.journal.append(Entry("metrics", images_seen=images_seen, values=dict(values)))
+
+    def sync(self):
+        self.journal.sync()
+
+    def rewind(self, images_seen):
+        self.journal.truncate_after(images_seen)
+
+
+@dataclass
+class TinyRun:
+    state: TrainState
+    rig: Rig
+    outlets: Outlets
+
+    def go(self) -> "TinyRun":
+        train(self.state, self.rig, self.outlets)
+        return self
+
+
+def tiny_run(folder: Path, workers: Workers | None = None, **changes: object) -> TinyRun:
+    """A run in a folder, resumed from what lies there."""
+    config, workers, feed = tiny_train_config(**changes), workers or alone(), tiny_feed()
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, 1, NUM_CLASSES, SIZE_PX)
+    state = new_train_state(model, config, workers.device)
+    store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
+    resume(state, store, workers, config.total_images)
+    objective = build_objective(config, NUM_CLASSES)
+    rig = build_rig(state, config, workers, feed, objective)
+    bank = build_validation_bank(feed, config.num_validation_images, objective, config.seed)
+    tracker = JournalTracker(folder / "journal.jsonl") if workers.is_first else MemoryTracker()
+    return TinyRun(state, rig, Outlets(tracker, store, bank, lambda *_: folder / "no.png"))
+
+
+def hash_of(state: TrainState) -> str:
+    """Over all weights, averages and moments."""
+    digest = hashlib.sha256()
+    for file, tensors in sorted(tensors_of(state).items()):
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{file}/{name}/{tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    changes = {key: json.loads(value) for key, value in (a.split("=") for a in sys.argv[2:])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"started-{os.getpid()}").touch()
+    with join_workers() as workers:
+        try:
+            run = tiny_run(folder, workers, **changes).go()
+        except Stopped as stop:
+            sys.stderr.write(f"{stop}\n")
+            sys.exit(stop.exit_code)
+        if workers.is_first:
+            final = {"sha256": hash_of(run.state), "resumed_from": run.state.resumed_from}
+            (folder / "final.json").write_text(json.dumps(final))
+
+
+if __name__ == "__main__":
+    main()
