@@ -197,7 +197,7 @@ class KarrasSchedule(NoiseSchedule):
     def sigma(self, time: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """(low + time * (high - low))^rho, where low and high are the ends to the power 1/rho."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        return (low + time * (high - low)) ** self.rho
+        return torch.pow(low + time * (high - low), self.rho)
 
     def draw_sigma(self, uniform: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """exp(log_sigma_mean + log_sigma_std * the normal quantile of uniform)."""
