@@ -4,6 +4,7 @@ ViveroError
 ├── ConfigError          params.yaml or the environment is wrong
 ├── DataError            an image, a shard or a manifest is wrong
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
+├── TrainingError        the loss or a gradient stopped being a number
 ├── BundleError          a model bundle is missing, altered or not loadable
 ├── SamplingError        a model gave something that is not a finite number
 ├── ExtractorError       a feature extractor's weights are missing or not what they should be
@@ -30,6 +31,10 @@ class DataError(ViveroError):
 
 class CheckpointError(ViveroError):
     """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class TrainingError(ViveroError):
+    """The loss or a gradient stopped being a finite number."""
 
 
 class BundleError(ViveroError):

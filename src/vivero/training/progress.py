@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ class Progress:
         self._reported_images, self._reported_at = images_seen, self._started_at
         self._is_terminal = sys.stderr.isatty()
         self._is_shown = is_shown
-        self._bar: tqdm[None] = tqdm(
+        self._bar: tqdm[Any] = tqdm(
             total=total_images,
             initial=images_seen,
             unit=" images",

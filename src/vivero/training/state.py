@@ -94,7 +94,7 @@ class TrainState:
 
 def new_train_state(model: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
     """The state before the first image; the model's weights are drawn already."""
-    model = model.to(device=device, memory_format=torch.channels_last)
+    model = model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,

@@ -67,7 +67,7 @@ def train_step(state: TrainState, rig: Rig) -> None:
     losses = denoising_loss(rig.denoise, rig.objective.weight, clean, labels, draw)
 
     state.optimizer.zero_grad(set_to_none=True)
-    losses.mean().backward()
+    losses.mean().backward()  # type: ignore[no-untyped-call]
     weights = list(state.model.parameters())
     gradient_norm = torch.nn.utils.clip_grad_norm_(weights, config.max_gradient_norm)
     for group in state.optimizer.param_groups:
