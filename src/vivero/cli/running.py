@@ -142,4 +142,3 @@ def _where_to_look(root: Path) -> str:
         "where it came from": f".venv/bin/vivero lineage models:/{name}@champion",
     }
     return "\n".join(f"  {what + ':':20}{how}" for what, how in lines.items())
-

@@ -1,0 +1,142 @@
+"""`vivero data`: bring images in, check them against their pointer, look at them."""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vivero.config.paths import data_dir, project_dir, work_dir
+from vivero.errors import DataError
+
+app = typer.Typer(
+    help="Bring images in, check them, look at them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def fetch(
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in data/ now.")
+    ] = False,
+) -> None:
+    """Bring the data set of this repository into data/ and compare it with data.dvc.
+
+    From DVC's cache or remote; Fashion-MNIST (70,000 images) also from its Debian package or from
+    its authors.
+
+    Example: vivero data fetch
+    """
+    root = project_dir()
+    if not overwrite and _has_shards(data_dir(root)):
+        _verify(root)
+        typer.echo("data/ is there and as data.dvc says")
+        return
+    seconds = _bring_in(root, overwrite)
+    typer.echo(f"data/ is there ({seconds:.0f} s)")
+
+
+@app.command(name="import")
+def import_images(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The images.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the shards go.")] = Path("data"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there now.")
+    ] = False,
+) -> None:
+    """Turn a folder of images into shards: class folders, or metadata.csv / metadata.jsonl.
+
+    Every file ends as a row of a shard or as a row of quarantine.parquet with its reason.
+
+    Example: vivero data import PHOTOS --out data --overwrite
+    """
+    from vivero.data.imagefolder import import_folder
+
+    report = import_folder(folder, out, overwrite=overwrite)
+    typer.echo(report.text())
+
+
+@app.command()
+def verify() -> None:
+    """Compare every byte of data/ with data.dvc.
+
+    Example: vivero data verify
+    """
+    _verify(project_dir())
+    typer.echo("data/ is as data.dvc says")
+
+
+@app.command()
+def show(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DATA_DIR]")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet to this PNG file.")
+    ] = None,
+) -> None:
+    """Say what a data folder holds: splits, classes, sizes.
+
+    Example: vivero data show data --grid contact-sheet.png
+    """
+    from vivero.data.description import describe_data, write_contact_sheet
+
+    target = folder or data_dir(project_dir())
+    typer.echo(describe_data(target).text())
+    if grid is not None:
+        write_contact_sheet(target, grid)
+        typer.echo(f"contact sheet: {grid}")
+
+
+def ensure_data(root: Path) -> float:
+    """Bring data/ in where it is missing; returns the seconds that it took."""
+    if _has_shards(data_dir(root)):
+        return 0.0
+    return _bring_in(root, overwrite=False)
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(folder.glob("*.parquet"))
+
+
+def _bring_in(root: Path, overwrite: bool) -> float:
+    started_at = time.monotonic()
+    if overwrite or not _restored_by_dvc(root):
+        from vivero.data.fashion_mnist import fetch_fashion_mnist
+
+        fetch_fashion_mnist(data_dir(root), work_dir(root), overwrite=overwrite)
+        if (root / "data.dvc").exists():
+            _verify(root)
+        _dvc(root, "add", "--quiet", "data")  # into the cache, so that `dvc checkout` finds it
+    return time.monotonic() - started_at
+
+
+def _restored_by_dvc(root: Path) -> bool:
+    """Whether DVC's cache, or else its remote, had what data.dvc names."""
+    if not (root / "data.dvc").exists():
+        return False
+    tries = [("checkout", "--quiet", "data.dvc")]
+    if _dvc(root, "remote", "list").stdout.strip():
+        log.info("data: asking the DVC remote")
+        tries.append(("pull", "--quiet", "data.dvc"))
+    return any(
+        _dvc(root, *command).returncode == 0 and _has_shards(data_dir(root)) for command in tries
+    )
+
+
+def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def _verify(root: Path) -> None:
+    from vivero.data.verification import verify_data
+
+    pointer_path = root / "data.dvc"
+    if not pointer_path.exists():
+        raise DataError("there is no data.dvc to compare with; run `dvc add data` to make it")
+    verify_data(data_dir(root), pointer_path)
