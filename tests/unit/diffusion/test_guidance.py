@@ -1,0 +1,77 @@
+"""Guidance: its formula, its interval, and the passes that it must not waste."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vivero.diffusion.guidance import Guided
+
+NULL = 3
+
+
+class CountingDenoiser:
+    """Gives noisy * (label + 1) * sigma and remembers the size of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        self.batches.append(len(noisy))
+        return noisy * ((labels + 1) * sigma)[:, None, None, None]
+
+
+@pytest.fixture
+def denoiser() -> CountingDenoiser:
+    return CountingDenoiser()
+
+
+@pytest.fixture
+def noisy() -> Tensor:
+    return torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+LABELS = torch.tensor([0, 1, 2, NULL])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.5, 4.0])
+def test_goes_from_no_class_past_the_class(denoiser, noisy, guidance):
+    sigma = torch.full((4,), 2.0)
+    got = Guided(denoiser, guidance, (0.0, 10.0), NULL)(noisy, sigma, LABELS)
+
+    with_class = denoiser(noisy, sigma, LABELS)
+    without_class = denoiser(noisy, sigma, torch.full_like(LABELS, NULL))
+    expected = without_class + guidance * (with_class - without_class)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_acts_only_inside_its_interval(denoiser, noisy):
+    sigma = torch.tensor([0.5, 1.0, 3.0, 1.0])
+    got = Guided(denoiser, 2.0, (0.8, 2.0), NULL)(noisy, sigma, LABELS)
+
+    assert denoiser.batches == [5]  # four images, and one of them again without its class
+    plain = denoiser(noisy, sigma, LABELS)
+    assert torch.equal(got[[0, 2, 3]], plain[[0, 2, 3]])
+    assert not torch.allclose(got[1], plain[1])
+
+
+def test_includes_the_ends_of_its_interval(denoiser, noisy):
+    Guided(denoiser, 2.0, (1.0, 2.0), NULL)(noisy, torch.tensor([1.0, 2.0, 0.9, 2.1]), LABELS)
+    assert denoiser.batches == [6]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sigma", "labels"),
+    [(1.0, 1.0, LABELS), (2.0, 99.0, LABELS), (2.0, 1.0, torch.full((4,), NULL))],
+    ids=["guidance 1", "outside the interval", "no class asked for"],
+)
+def test_wastes_no_pass(denoiser, noisy, guidance, sigma, labels):
+    levels = torch.full((4,), sigma)
+    got = Guided(denoiser, guidance, (0.0, 10.0), NULL)(noisy, levels, labels)
+
+    assert denoiser.batches == [4]
+    assert torch.equal(got, denoiser(noisy, levels, labels))
+
+
+def test_class_and_no_class_share_one_batch(denoiser, noisy):
+    Guided(denoiser, 2.0, (0.0, 10.0), NULL)(noisy[:3], torch.ones(3), LABELS[:3])
+    assert denoiser.batches == [6]
