@@ -120,5 +120,5 @@ def is_sixteen_bit(image: Image.Image, kind: str, content: bytes) -> bool:
         return len(content) > 24 and content[24] == 16
     if kind == "TIFF":
         bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
-        return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+        return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
     return False

@@ -1,0 +1,70 @@
+"""What the manifest records of an image: the hash of its pixels, its size and its brightness."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vivero.data.image_files import Refusal, decode
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Facts of one decoded image.
+
+    pixel_sha256 is equal for equal pixels, whatever file format or mode held them: a colour image
+    whose channels agree counts as grey. mean and std are over all pixels and channels, 0 to 255.
+    """
+
+    pixel_sha256: str
+    width_px: int
+    height_px: int
+    mode: str
+    num_bytes: int
+    mean: float
+    std: float
+
+
+def inspect_image(content: bytes) -> ImageFacts | Refusal:
+    """Decode the bytes of a shard's row and record what they show."""
+    image = decode(content)
+    if isinstance(image, Refusal):
+        return image
+    pixels = np.asarray(image)
+    width, height = image.size
+    return ImageFacts(
+        pixel_sha256=pixel_sha256(image),
+        width_px=width,
+        height_px=height,
+        mode=image.mode,
+        num_bytes=len(content),
+        mean=round(float(pixels.mean(dtype=np.float64)), 4),
+        std=round(_std(pixels), 4),
+    )
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """Hex sha256 over size and pixels of an image of mode L or RGB."""
+    pixels = np.asarray(image)
+    if is_grey(pixels):
+        pixels = pixels.reshape(*pixels.shape[:2], -1)[:, :, 0]
+    num_channels = 1 if pixels.ndim == 2 else 3
+    digest = hashlib.sha256(f"{image.width}x{image.height}x{num_channels}:".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether an image of shape (H, W) or (H, W, 3) has no colour."""
+    if pixels.ndim == 2:
+        return True
+    return bool((pixels == pixels[:, :, :1]).all())
+
+
+def _std(pixels: np.ndarray) -> float:
+    """Standard deviation from the 256 counts: exact, and without a float copy of the image."""
+    counts = np.bincount(pixels.reshape(-1), minlength=256).astype(np.float64)
+    values = np.arange(256)
+    mean = counts @ values / counts.sum()
+    return float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
