@@ -3,6 +3,7 @@
 No value of a secret is ever put into a message, a tag or a log.
 """
 
+import getpass
 from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,3 +35,11 @@ def tracking_uri(root: Path) -> str:
 def local_artifacts_dir(root: Path) -> Path:
     """Where the embedded MLflow store keeps its files; unused when a server is given."""
     return tracking_root(root) / "mlartifacts"
+
+
+def user_name() -> str:
+    """Who acts, for the record of promotions; "unknown" where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

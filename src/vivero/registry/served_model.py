@@ -1,0 +1,58 @@
+"""The model as MLflow's pyfunc, from code: `mlflow.pyfunc.load_model(URI).predict(table)`.
+
+MLflow runs this file when the model is loaded; nothing in it is pickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.pyfunc import PythonModel
+
+from vivero.diffusion.generation import GenerationSpec, generate
+from vivero.registry.bundle import Bundle, load_bundle
+
+
+class ServedModel(PythonModel):
+    """A table of labels and indices in, images out."""
+
+    bundle: Bundle
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle that was logged with the model, checked against its manifest."""
+        self.bundle = load_bundle(Path(context.artifacts["bundle"]))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        """Make one image for each row.
+
+        Args:
+            context: MLflow's; unused.
+            model_input: Columns label (int) and index (int, with the seed it fixes the noise).
+            params: seed, sampler, num_steps, guidance; what is missing is the bundle's default.
+
+        Returns:
+            Images, shape (N, C, H, W), uint8.
+        """
+        bundle = self.bundle
+        settings = {**bundle.sampling_defaults, "seed": 0, **(params or {})}
+        spec = GenerationSpec(
+            seed=int(settings["seed"]),
+            sampler=settings["sampler"],
+            num_steps=int(settings["num_steps"]),
+            guidance=float(settings["guidance"]),
+            guidance_interval=tuple(settings["guidance_interval"]),
+            batch_images=250,
+        )
+        labels = torch.tensor(model_input["label"].to_numpy(), dtype=torch.int64)
+        indices = [int(index) for index in model_input["index"]]
+        shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)
+        made = generate(bundle.denoiser, bundle.schedule, spec, labels, indices, shape)
+        return torch.cat(list(made)).numpy()
+
+
+mlflow.models.set_model(ServedModel())

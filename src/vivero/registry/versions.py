@@ -1,0 +1,277 @@
+"""Model versions in the MLflow registry: made once per weights, found by name, brought here.
+
+A version is a pyfunc model from code (no pickle) whose artifacts are the bundle, the report it was
+judged by, and the sample of real images that drift is measured against.
+"""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+from vivero.config.environment import tracking_uri
+from vivero.config.paths import work_dir
+from vivero.errors import BundleError, TrackingError
+from vivero.files import read_json
+from vivero.registry.bundle import load_bundle
+from vivero.tracking.store import open_client, refusals, store_lock
+
+CHAMPION, PREVIOUS = "champion", "previous"
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
+SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
+MAX_TAG_LETTERS = 4000
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model.
+
+    Attributes:
+        name: Registered model.
+        version: Its number, as text: stores differ in the type.
+        aliases: Such as champion, previous.
+        tags: What was recorded of it.
+        source: Address of its files.
+        created_at_ms: Milliseconds since 1970.
+    """
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    source: str
+    created_at_ms: int
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights file; empty for versions that others made."""
+        return self.tags.get("vivero.weights_sha256", "")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be registered.
+
+    Attributes:
+        bundle_dir: The bundle.
+        metrics_path: Its report, evaluate's metrics.json.
+        drift_reference_path: Real images' features for drift; may be absent.
+        verdict: The gate's verdict, as JSON values.
+        card: The model card with its figures.
+        run_id: The training's MLflow run.
+    """
+
+    bundle_dir: Path
+    metrics_path: Path
+    drift_reference_path: Path
+    verdict: dict[str, Any]
+    card: str
+    run_id: str
+
+
+def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
+    """Make a model version of the candidate, or find the one that has its weights already.
+
+    Returns:
+        The version, and whether it is new.
+
+    Raises:
+        TrackingError: When MLflow cannot be reached or refuses.
+        BundleError: When the bundle is damaged.
+    """
+    bundle = load_bundle(candidate.bundle_dir)
+    client = open_client(root)
+    with refusals(tracking_uri(root)), store_lock(root):
+        for version in list_versions(root, name):
+            if version.weights_sha256 == bundle.weights_sha256:
+                return version, False
+        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+            client.create_registered_model(name, description="Made by Vivero.")
+        model_id = _log_model(candidate)
+        tags = _tags(candidate, bundle.weights_sha256, bundle.lineage)
+        made = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=candidate.run_id,
+            tags=tags,
+            description=candidate.card,
+            model_id=model_id,
+        )
+    return _find(root, name, str(made.version)), True
+
+
+def _log_model(candidate: Candidate) -> str:
+    metrics = read_json(candidate.metrics_path)["metrics"]
+    artifacts = {
+        "bundle": str(candidate.bundle_dir),
+        "metrics": str(candidate.metrics_path),
+    }
+    if candidate.drift_reference_path.exists():
+        artifacts["drift_reference"] = str(candidate.drift_reference_path)
+    run = mlflow.get_run(candidate.run_id).info
+    with mlflow.start_run(
+        experiment_id=run.experiment_id, run_name="register", parent_run_id=run.run_id
+    ):
+        logged = mlflow.pyfunc.log_model(
+            name="vivero",
+            python_model=str(SERVED_MODEL_PATH),
+            artifacts=artifacts,
+            pip_requirements=[f"vivero=={importlib.metadata.version('vivero')}"],
+        )
+        mlflow.log_metrics(
+            {key: metric["value"] for key, metric in metrics.items()}, model_id=logged.model_id
+        )
+    return str(logged.model_id)
+
+
+def _tags(candidate: Candidate, weights_sha256: str, lineage: dict[str, Any]) -> dict[str, str]:
+    facts = {
+        "weights_sha256": weights_sha256,
+        "verdict": candidate.verdict["verdict"],
+        "reasons": "; ".join(gate["reason"] for gate in candidate.verdict["gates"]),
+        **{f"lineage.{key}": value for key, value in lineage.items() if value is not None},
+    }
+    return {f"vivero.{key}": str(value)[:MAX_TAG_LETTERS] for key, value in facts.items()}
+
+
+def list_versions(root: Path, name: str) -> list[ModelVersion]:
+    """All versions of a registered model, oldest first; none when there is no such model."""
+    client = open_client(root)
+    with refusals(tracking_uri(root)):
+        registered = client.search_registered_models(filter_string=f"name = '{name}'")
+        if not registered:
+            return []
+        aliases: dict[str, list[str]] = {}
+        for alias, number in client.get_registered_model(name).aliases.items():
+            aliases.setdefault(str(number), []).append(alias)
+        found = client.search_model_versions(f"name = '{name}'")
+    versions = [
+        ModelVersion(
+            name=name,
+            version=str(item.version),
+            aliases=tuple(sorted(aliases.get(str(item.version), []))),
+            tags=dict(item.tags),
+            source=item.source,
+            created_at_ms=item.creation_timestamp,
+        )
+        for item in found
+    ]
+    return sorted(versions, key=lambda item: int(item.version))
+
+
+def find_alias(root: Path, name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias names; None when there is none."""
+    return next((v for v in list_versions(root, name) if alias in v.aliases), None)
+
+
+def _find(root: Path, name: str, number: str) -> ModelVersion:
+    versions = list_versions(root, name)
+    for version in versions:
+        if version.version == number:
+            return version
+    known = ", ".join(version.version for version in versions) or "none"
+    raise TrackingError(
+        f"model '{name}' has no version {number} (there are: {known}); "
+        f"`vivero models` lists them, `vivero run` makes one"
+    )
+
+
+def find_version(root: Path, uri: str) -> ModelVersion:
+    """The version that models:/NAME/NUMBER or models:/NAME@ALIAS names.
+
+    Raises:
+        TrackingError: When there is none.
+    """
+    match = URI.fullmatch(uri)
+    if not match:
+        raise TrackingError(
+            f"'{uri}' is no model; write models:/NAME@champion, models:/NAME/3, "
+            f"or the path of a bundle folder"
+        )
+    if match["version"]:
+        return _find(root, match["name"], match["version"])
+    found = find_alias(root, match["name"], match["alias"])
+    if found is None:
+        raise TrackingError(
+            f"model '{match['name']}' has no alias '{match['alias']}'; "
+            f"`vivero models` lists versions and aliases, `vivero run` makes a first champion"
+        )
+    return found
+
+
+def bring_here(root: Path, version: ModelVersion) -> Path:
+    """The files of a version as a folder in work/models, downloaded once, checked each time.
+
+    Returns:
+        Folder with bundle/, metrics.json and, where it was recorded, drift_reference.safetensors.
+
+    Raises:
+        BundleError: When what arrived is not what was registered.
+    """
+    folder = work_dir(root) / "models" / f"{version.name}-{version.version}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        open_client(root)  # says clearly when nobody answers
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
+            with refusals(tracking_uri(root)):
+                uri = f"models:/{version.name}/{version.version}"
+                got = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part)
+            shutil.move(str(Path(got) / "artifacts"), folder)
+    found = load_bundle(folder / "bundle").weights_sha256
+    if version.weights_sha256 and found != version.weights_sha256:
+        shutil.rmtree(folder)
+        raise BundleError(
+            f"the weights of {version.name} version {version.version} have sha256 {found[:12]}, "
+            f"registered were {version.weights_sha256[:12]}: the stored files were altered. "
+            f"Use another version (`vivero models`), and register this model anew"
+        )
+    return folder
+
+
+def resolve_model(model: str, root: Path | None) -> Path:
+    """The bundle folder that a user means by a registry address or a path.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/NUMBER, or the path of a bundle folder.
+        root: Top of the repository whose registry is asked; may be None for a path.
+
+    Raises:
+        BundleError: When there is no such folder, or it is damaged.
+        TrackingError: When the registry has no such model or does not answer.
+    """
+    if not model.startswith("models:"):
+        path = Path(model)
+        if not path.is_dir():
+            raise BundleError(
+                f"'{model}' is neither a bundle folder nor models:/NAME@ALIAS; "
+                f"`vivero models` lists what is registered"
+            )
+        return path
+    if root is None:
+        raise BundleError("a registry address needs a clone of the repository to be run in")
+    return bring_here(root, find_version(root, model)) / "bundle"
+
+
+def champion_folder(root: Path, name: str) -> Path | None:
+    """The champion's files (`bring_here`); None when there is no champion."""
+    champion = find_alias(root, name, CHAMPION)
+    return None if champion is None else bring_here(root, champion)
+
+
+def champion_report(root: Path, name: str) -> dict[str, Any] | None:
+    """The report the champion was judged by; None when there is no champion."""
+    folder = champion_folder(root, name)
+    return None if folder is None else dict(json.loads((folder / "metrics.json").read_text()))
+
+
+def champion_drift_reference(root: Path, name: str) -> Path | None:
+    """The sample that drift is measured against; None when no champion brought one."""
+    folder = champion_folder(root, name)
+    path = None if folder is None else folder / "drift.safetensors"
+    return path if path is not None and path.exists() else None
