@@ -43,9 +43,7 @@ def check_bundle(bundle_dir: Path, num_images: int) -> dict[str, float]:
     )
     labels = torch.arange(num_images) % max(1, len(bundle.class_names))
     shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)
-    made = generate(
-        bundle.denoiser, bundle.schedule, spec, labels, range(num_images), shape
-    )
+    made = generate(bundle.denoiser, bundle.schedule, spec, labels, range(num_images), shape)
     images = torch.cat(list(made)).float()
     least_std = images.flatten(1).std(dim=1).min().item()
     if least_std < MIN_PIXEL_STD:

@@ -1,0 +1,143 @@
+"""Moving the alias `champion`: compare-and-set after a check, with a way back and a record.
+
+`previous` is set first, then `champion`: killed in between, the champion still is the old one, and
+the same command does the rest. What was done, by whom and why is kept with the registered model.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from vivero.config.environment import tracking_uri, user_name
+from vivero.config.schema import PromoteConfig
+from vivero.errors import PromotionError
+from vivero.registry.check_model import check_in_clean_process
+from vivero.registry.versions import CHAMPION, PREVIOUS, bring_here, find_alias, find_version
+from vivero.tracking.store import open_client, refusals, store_lock
+
+EVENT_TAG = "vivero.event."
+ANY_CHAMPION = "any"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish to move the champion.
+
+    Attributes:
+        name: Registered model.
+        version: The version that is to be champion.
+        expected_champion: Version that must be champion now; None = none; "any" = whichever.
+        why: Reason for the record.
+        verdict_sha256: Hash of the verdict that allowed it; None when a person decided.
+    """
+
+    name: str
+    version: str
+    expected_champion: str | None
+    why: str
+    verdict_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One move of the champion, as it is recorded."""
+
+    action: Literal["promote", "rollback"]
+    champion: str
+    former: str | None
+    by: str
+    why: str
+    at: str
+    verdict_sha256: str | None
+
+
+def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None:
+    """Make a version the champion, if it works and the champion is who it is thought to be.
+
+    Returns:
+        What was recorded; None when the version is champion already.
+
+    Raises:
+        PromotionError: When the champion is another, or the version does not make images.
+        TrackingError: When there is no such version, or MLflow does not answer.
+    """
+    version = find_version(root, f"models:/{request.name}/{request.version}")
+    if CHAMPION in version.aliases:
+        return None
+    _require_champion(root, request)
+    folder = bring_here(root, version)
+    check_in_clean_process(folder / "bundle", config.num_check_images, config.check_timeout_s)
+    with store_lock(root):
+        former = _require_champion(root, request)
+        event = _event("promote", version.version, former, request.why, request.verdict_sha256)
+        _move(root, request.name, event)
+    return event
+
+
+def rollback(root: Path, name: str, why: str) -> Event:
+    """Give the alias back to the previous champion; the present one becomes `previous`.
+
+    Raises:
+        PromotionError: When there is no champion or no previous one.
+    """
+    with store_lock(root):
+        champion, previous = find_alias(root, name, CHAMPION), find_alias(root, name, PREVIOUS)
+        if champion is None or previous is None:
+            missing = "champion" if champion is None else "previous champion"
+            raise PromotionError(
+                f"model '{name}' has no {missing}, so there is nothing to go back to; "
+                f"`vivero models` lists versions, `vivero promote VERSION` chooses one"
+            )
+        event = _event("rollback", previous.version, champion.version, why, None)
+        _move(root, name, event)
+    return event
+
+
+def history(root: Path, name: str) -> list[Event]:
+    """All moves of the champion, oldest first."""
+    client = open_client(root)
+    with refusals(tracking_uri(root)):
+        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+            return []
+        tags = client.get_registered_model(name).tags
+    keys = sorted(key for key in tags if key.startswith(EVENT_TAG))
+    return [Event(**json.loads(tags[key])) for key in keys]
+
+
+def _require_champion(root: Path, request: Request) -> str | None:
+    champion = find_alias(root, request.name, CHAMPION)
+    number = None if champion is None else champion.version
+    if request.expected_champion not in (ANY_CHAMPION, number):
+        raise PromotionError(
+            f"expected {_named(request.expected_champion)} to be champion of '{request.name}', "
+            f"found {_named(number)}: somebody was quicker. Nothing was changed; judge the "
+            f"candidate against the new champion (`vivero judge`) and try again"
+        )
+    return number
+
+
+def _named(number: str | None) -> str:
+    return "nobody" if number is None else f"version {number}"
+
+
+def _event(
+    action: Literal["promote", "rollback"],
+    champion: str,
+    former: str | None,
+    why: str,
+    verdict_sha256: str | None,
+) -> Event:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Event(action, champion, former, user_name(), why, now, verdict_sha256)
+
+
+def _move(root: Path, name: str, event: Event) -> None:
+    client = open_client(root)
+    number = len(history(root, name)) + 1
+    with refusals(tracking_uri(root)):
+        if event.former is not None:
+            client.set_registered_model_alias(name, PREVIOUS, event.former)
+        client.set_registered_model_alias(name, CHAMPION, event.champion)
+        client.set_registered_model_tag(name, f"{EVENT_TAG}{number:06}", json.dumps(asdict(event)))
