@@ -5,7 +5,7 @@ the same command does the rest. What was done, by whom and why is kept with the 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -74,6 +74,26 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
         event = _event("promote", version.version, former, request.why, request.verdict_sha256)
         _move(root, request.name, event)
     return event
+
+
+def promote_by_hand(
+    root: Path, request: Request, config: PromoteConfig, force: bool
+) -> Event | None:
+    """`promote` for a person: a version that the gate refused needs force.
+
+    Raises:
+        PromotionError: Also when the gate's verdict on the version was hold or reject.
+    """
+    version = find_version(root, f"models:/{request.name}/{request.version}")
+    verdict = version.tags.get("vivero.verdict", "unknown")
+    if verdict not in ("first", "promote") and not force:
+        raise PromotionError(
+            f"the gate's verdict on version {request.version} of '{request.name}' was '{verdict}': "
+            f"{version.tags.get('vivero.reasons', 'no reasons recorded')}. The champion is "
+            f"unchanged; --force promotes it all the same, and is recorded"
+        )
+    forced = f" (forced; the verdict was '{verdict}')" if force else ""
+    return promote(root, replace(request, why=request.why + forced), config)
 
 
 def rollback(root: Path, name: str, why: str) -> Event:

@@ -65,6 +65,7 @@ class Candidate:
         verdict: The gate's verdict, as JSON values.
         card: The model card with its figures.
         run_id: The training's MLflow run.
+        model_id: The LoggedModel that the training announced; None to make one.
     """
 
     bundle_dir: Path
@@ -73,6 +74,7 @@ class Candidate:
     verdict: dict[str, Any]
     card: str
     run_id: str
+    model_id: str | None
 
 
 def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
@@ -123,6 +125,7 @@ def _log_model(candidate: Candidate) -> str:
             python_model=str(SERVED_MODEL_PATH),
             artifacts=artifacts,
             pip_requirements=[f"vivero=={importlib.metadata.version('vivero')}"],
+            model_id=candidate.model_id,
         )
         mlflow.log_metrics(
             {key: metric["value"] for key, metric in metrics.items()}, model_id=logged.model_id

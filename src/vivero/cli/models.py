@@ -1,0 +1,205 @@
+"""`vivero sample`, `models`, `promote`, `rollback`, `lineage`: what is done with a trained model."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, project_dir
+from vivero.errors import ConfigError
+
+Name = Annotated[
+    str | None, typer.Option("--name", help="Registered model; default: register.model_name.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (sample, models, promote, rollback, lineage):
+        app.command()(command)
+
+
+def sample(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images.")],
+    num_images: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Image k depends on (seed, k) alone.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(help="Class index; without it all classes in turn.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddpm, ddim, heun or dpm_solver_pp_2m.")
+    ] = None,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Noise levels visited.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="1 = none.")] = None,
+) -> None:
+    """Make images and write them as PNG, each with the record of what made it.
+
+    Writes OUT/00000-<class index>.png and so on, and OUT/samples.json.
+
+    Example: vivero sample models:/vivero@champion --out samples --num-images 20 --seed 7
+    """
+    from vivero.registry.versions import resolve_model
+    from vivero.stages.sample import SampleRequest, sample_to_folder
+
+    request = SampleRequest(
+        num_images=num_images,
+        seed=seed,
+        label=label,
+        sampler=sampler,
+        num_steps=num_steps,
+        guidance=guidance,
+    )
+    sample_to_folder(resolve_model(model, _root_or_none()), request, out)
+    typer.echo(f"{num_images} images in {out}")
+
+
+def models(
+    name: Name = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Every promotion and rollback instead.")
+    ] = False,
+) -> None:
+    """List the versions of the registered model, or how the champion changed.
+
+    Example: vivero models --history
+    """
+    root = project_dir()
+    (_print_history if history else _print_versions)(root, name or _model_name(root))
+
+
+def promote(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.")],
+    name: Name = None,
+    expect_champion: Annotated[
+        str,
+        typer.Option(help="Refuse unless this version is champion now; 'none' = nobody."),
+    ] = "any",
+    reason: Annotated[str, typer.Option(help="Kept in the record.")] = "by hand",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a version that the gate did not let pass.")
+    ] = False,
+) -> None:
+    """Make a version the champion, after it made images in a clean process.
+
+    Example: vivero promote 3 --expect-champion 2 --reason "fewer blurred bags"
+    """
+    from vivero.registry.promotion import Request, promote_by_hand
+
+    root = project_dir()
+    model_name = name or _model_name(root)
+    expected = None if expect_champion == "none" else expect_champion
+    request = Request(model_name, version, expected, reason)
+    event = promote_by_hand(root, request, load_config(root / PARAMS).promote, force=force)
+    if event is None:
+        typer.echo(f"version {version} of '{model_name}' is the champion already")
+    else:
+        kept = "" if event.former is None else f"; version {event.former} is kept as previous"
+        typer.echo(f"version {version} of '{model_name}' is champion now{kept}")
+
+
+def rollback(
+    name: Name = None,
+    reason: Annotated[str, typer.Option(help="Kept in the record.")] = "by hand",
+) -> None:
+    """Give the alias champion back to the previous champion.
+
+    Example: vivero rollback --reason "complaints about shoes"
+    """
+    from vivero.registry.promotion import rollback as back
+
+    root = project_dir()
+    model_name = name or _model_name(root)
+    event = back(root, model_name, reason)
+    typer.echo(
+        f"version {event.champion} of '{model_name}' is champion again; "
+        f"version {event.former} is now previous"
+    )
+
+
+def lineage(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="models:/vivero@champion, a bundle, or an image."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say which data, code, settings, seed and weights made a model or an image.
+
+    Example: vivero lineage samples/00003-3.png
+    """
+    import json
+
+    from vivero.registry.lineage_trace import trace
+
+    facts = trace(target, _root_or_none())
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in _flat(facts).items():
+        typer.echo(f"{key + ':':34}{'unknown' if value is None else value}")
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _print_versions(root: Path, name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vivero.registry.versions import list_versions
+
+    versions = list_versions(root, name)
+    if not versions:
+        typer.echo(f"no version of '{name}' is registered yet; `vivero run` makes the first")
+        return
+    table = Table("version", "alias", "made (UTC)", "verdict", "commit", "weights sha256")
+    for version in versions:
+        made = datetime.fromtimestamp(version.created_at_ms / 1000, UTC)
+        commit = version.tags.get("vivero.lineage.code_commit", "unknown")[:10]
+        dirty = " dirty" if version.tags.get("vivero.lineage.is_dirty") == "True" else ""
+        table.add_row(
+            version.version,
+            ", ".join(version.aliases),
+            made.strftime("%Y-%m-%d %H:%M"),
+            version.tags.get("vivero.verdict", ""),
+            commit + dirty,
+            version.weights_sha256[:12],
+        )
+    Console(width=max(100, Console().width)).print(table)
+
+
+def _print_history(root: Path, name: str) -> None:
+    from vivero.registry.promotion import history
+
+    events = history(root, name)
+    if not events:
+        typer.echo(f"'{name}' never had a champion; `vivero run` makes the first")
+    for event in events:
+        former = "nobody" if event.former is None else f"version {event.former}"
+        typer.echo(
+            f"{event.at}  {event.action}: version {event.champion} after {former}, "
+            f"by {event.by}: {event.why}"
+        )
+
+
+def _model_name(root: Path) -> str:
+    return load_config(root / PARAMS).registration.model_name
+
+
+def _root_or_none() -> Path | None:
+    try:
+        return project_dir()
+    except ConfigError:
+        return None
