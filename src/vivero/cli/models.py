@@ -1,4 +1,4 @@
-"""`vivero sample`, `models`, `promote`, `rollback`, `lineage`: what is done with a trained model."""
+"""`vivero sample`, `models`, `promote`, `rollback`, `lineage`: using a trained model."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -227,3 +227,15 @@ def _damaged(path: Path, error: Exception) -> DataError:
         f"{path} is not a readable Parquet file ({error}); `vivero data verify` names what differs "
         f"from data.dvc, `dvc checkout data.dvc --force` or `vivero data fetch` brings it back"
     )
+
+
+def rows_with_keys(data_dir: Path, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+    """The bytes of the images with these (split, key); only shards that hold some are read."""
+    found: dict[tuple[str, str], bytes] = {}
+    for split, paths in shard_paths(data_dir).items():
+        keys = [key for wanted_split, key in wanted if wanted_split == split]
+        for path in paths if keys else []:
+            table = pq.read_table(path, columns=["key", "image"], filters=[("key", "in", keys)])
+            for row in table.to_pylist():
+                found[split, row["key"]] = row["image"]["bytes"] or b""
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
-from vivero.errors import DataError
+from vivero.errors import DataError, TrackingError
 from vivero.files import read_json, write_json
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
@@ -59,7 +59,8 @@ def run(config: Config, root: Path) -> ModelVersion:
 def _candidate(
     root: Path, bundle_dir: Path, metrics_path: Path, verdict_path: Path, ids: RunIds
 ) -> Candidate:
-    assert ids.run_id is not None
+    if ids.run_id is None:
+        raise TrackingError("MLflow took no run of this training; run `vivero register` again")
     reference_dir = artifacts_dir(root, "compute_reference") / "reference"
     return Candidate(
         bundle_dir=bundle_dir,

@@ -1,9 +1,9 @@
 """The role `Tracker`: what a training tells the outside while it runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -36,6 +36,7 @@ class RunSpec:
         tags: Lineage and the like, name to value as text.
         dataset: What it was trained on.
         parent_run_key: The run_key of the run that this one belongs to, if any.
+        model_name: Name of the model that the run makes; None when it makes none.
     """
 
     experiment: str
@@ -46,6 +47,20 @@ class RunSpec:
     tags: Mapping[str, str] = field(default_factory=dict)
     dataset: DatasetInput | None = None
     parent_run_key: str | None = None
+    model_name: str | None = None
+
+    def to_values(self) -> dict[str, Any]:
+        """All but the journal's own path, as the journal keeps it."""
+        values = asdict(self)
+        del values["journal_path"]
+        return values
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], journal_path: Path) -> Self:
+        """The spec that `to_values` wrote into the journal at journal_path."""
+        dataset = values.get("dataset")
+        fields = {**values, "dataset": DatasetInput(**dataset) if dataset else None}
+        return cls(journal_path=journal_path, **fields)
 
 
 @dataclass(frozen=True)
