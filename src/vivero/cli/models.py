@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
 from vivero.errors import ConfigError
 
@@ -88,6 +87,7 @@ def promote(
 
     Example: vivero promote 3 --expect-champion 2 --reason "fewer blurred bags"
     """
+    from vivero.config.load import load_config
     from vivero.registry.promotion import Request, promote_by_hand
 
     root = project_dir()
@@ -195,6 +195,8 @@ def _print_history(root: Path, name: str) -> None:
 
 
 def _model_name(root: Path) -> str:
+    from vivero.config.load import load_config
+
     return load_config(root / PARAMS).registration.model_name
 
 
