@@ -1,0 +1,101 @@
+"""Lineage: which data, code, settings and seed something was made from.
+
+Read once, when a training starts; carried by the bundle, and from there by every report, model
+version and image. Nothing in it is secret: no address, no user, no path.
+"""
+
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from vivero.config.paths import PARAMS
+from vivero.files import sha256_of_file
+
+GIT_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model came from; None where it is not known.
+
+    Attributes:
+        data_digest: The md5 that data.dvc holds for data/.
+        code_commit: Commit of the code.
+        is_dirty: Whether a tracked file differed from that commit.
+        dvc_lock_sha256: Hash of dvc.lock as it was when the training started.
+        params_sha256: Hash of params.yaml.
+        requirements_sha256: Hash of requirements.lock.
+        seed: Seed of the training.
+        weights_sha256: Hash of the weights file; None before there is one.
+    """
+
+    data_digest: str | None
+    code_commit: str | None
+    is_dirty: bool | None
+    dvc_lock_sha256: str | None
+    params_sha256: str | None
+    requirements_sha256: str | None
+    seed: int
+    weights_sha256: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+    def as_tags(self) -> dict[str, str]:
+        """What is known, as text, for MLflow's tags."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {f"lineage.{name}": str(value) for name, value in known.items()}
+
+
+def read_lineage(root: Path, seed: int) -> Lineage:
+    """The lineage of what is made from this repository now; never fails.
+
+    A dirty tree is allowed and recorded; without git, the commit is None.
+    """
+    commit = _git(root, "rev-parse", "HEAD")
+    status = None if commit is None else _git(root, "status", "--porcelain", "-uno")
+    return Lineage(
+        data_digest=data_digest(root),
+        code_commit=commit,
+        is_dirty=None if status is None else bool(status),
+        dvc_lock_sha256=_sha256(root / "dvc.lock"),
+        params_sha256=_sha256(root / PARAMS),
+        requirements_sha256=_sha256(root / "requirements.lock"),
+        seed=seed,
+    )
+
+
+def data_digest(root: Path) -> str | None:
+    """The md5 of data/ in data.dvc; None when data/ is not versioned yet."""
+    try:
+        pointer = YAML(typ="safe").load((root / "data.dvc").read_text(encoding="utf-8"))
+        return str(pointer["outs"][0]["md5"])
+    except (OSError, YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str | None:
+    return sha256_of_file(path) if path.is_file() else None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None when there is no git, no repository here, or no commit yet."""
+    if not (root / ".git").exists():  # not the repository of a folder above
+        return None
+    try:
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
