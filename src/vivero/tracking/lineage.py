@@ -25,7 +25,7 @@ class Lineage:
     Attributes:
         data_digest: The md5 that data.dvc holds for data/.
         code_commit: Commit of the code.
-        is_dirty: Whether a tracked file differed from that commit.
+        is_dirty: Whether a tracked file differed from that commit, or code was not in git at all.
         dvc_lock_sha256: Hash of dvc.lock as it was when the training started.
         params_sha256: Hash of params.yaml.
         requirements_sha256: Hash of requirements.lock.
@@ -58,16 +58,24 @@ def read_lineage(root: Path, seed: int) -> Lineage:
     A dirty tree is allowed and recorded; without git, the commit is None.
     """
     commit = _git(root, "rev-parse", "HEAD")
-    status = None if commit is None else _git(root, "status", "--porcelain", "-uno")
+    # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
+    changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
+    status = None if commit is None else _git(root, *changed)
     return Lineage(
         data_digest=data_digest(root),
         code_commit=commit,
-        is_dirty=None if status is None else bool(status),
+        is_dirty=None if status is None else _has_changes(status),
         dvc_lock_sha256=_sha256(root / "dvc.lock"),
         params_sha256=_sha256(root / PARAMS),
         requirements_sha256=_sha256(root / "requirements.lock"),
         seed=seed,
     )
+
+
+def _has_changes(status: str) -> bool:
+    """Whether `git status --porcelain` names a changed file, or a new one among the code."""
+    lines = [line for line in status.splitlines() if line]
+    return any(not line.startswith("??") or line.startswith("?? src") for line in lines)
 
 
 def data_digest(root: Path) -> str | None:

@@ -44,6 +44,15 @@ def test_a_new_file_beside_the_code_is_not_dirt(tmp_path: Path):
     assert read_lineage(tmp_path, seed=0).is_dirty is False
 
 
+def test_new_code_and_a_new_lock_are_told_apart(tmp_path: Path):
+    repository(tmp_path)
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    assert read_lineage(tmp_path, seed=0).is_dirty is False
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "new.py").write_text("1\n")
+    assert read_lineage(tmp_path, seed=0).is_dirty is True
+
+
 def test_without_git_the_code_is_unknown(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("train: {}\n")
     lineage = read_lineage(tmp_path, seed=0)
