@@ -57,7 +57,10 @@ class Entry:
         Raises:
             ValueError: When the line is not an entry.
         """
-        fields = json.loads(line)
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"a journal line is JSON; got {line!r}") from error
         if not isinstance(fields, dict) or "kind" not in fields:
             raise ValueError(f"a journal line is a JSON object with a kind; got {line!r}")
         try:
@@ -140,15 +143,26 @@ def read_journal(path: Path) -> Iterator[Entry]:
     Raises:
         TrackingError: When a line other than the last is damaged.
     """
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines[:-1], start=1):  # after the last line end: torn or empty
+    return iter(read_journal_from(path, 0)[0])
+
+
+def read_journal_from(path: Path, begin_bytes: int) -> tuple[list[Entry], int]:
+    """The whole lines from a place in the file on, and the place where the next ones begin."""
+    if not path.exists():
+        return [], begin_bytes
+    with path.open("rb") as file:
+        file.seek(begin_bytes)
+        lines = file.read().split(b"\n")[:-1]  # after the last line end: torn or empty
+    entries = []
+    for line in lines:
         try:
-            yield Entry.from_line(line.decode())
+            entries.append(Entry.from_line(line.decode()))
         except ValueError as error:
             raise TrackingError(
-                f"line {number} of {path} is damaged ({error}); remove the line, or remove the "
-                f"file to give up the record of that run, and run the same command again"
+                f"{path} is damaged ({error}); remove that line, or remove the file to give up "
+                f"the record of that run, and run the same command again"
             ) from error
+    return entries, begin_bytes + sum(len(line) + 1 for line in lines)
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -69,13 +69,13 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path):
     path = tmp_path / "journal.jsonl"
     good = metrics(8, loss=0.5).to_line()
     path.write_text(good + '{"kind": "metr\n' + good)
-    with pytest.raises(TrackingError, match=r"line 2 of .*journal\.jsonl is damaged.*remove"):
+    with pytest.raises(TrackingError, match=r"journal\.jsonl is damaged.*metr.*remove"):
         list(read_journal(path))
 
 
 def test_going_back_to_a_checkpoint_doubles_no_step(tmp_path: Path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append(Entry("params", values={"learning_rate": "0.001"}))
+    journal.append(Entry("run", values={"run_key": "abc"}))
     for images_seen in (8, 16, 24, 32):
         journal.append(metrics(images_seen, loss=1.0))
     journal.append(Entry("image", images_seen=32, key="preview", path="previews/32.png"))
