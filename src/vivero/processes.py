@@ -104,6 +104,14 @@ def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> 
             continue
 
 
+def speak_of_our_own() -> None:
+    """Log what we say from INFO on, and what libraries say from WARNING on, to stderr."""
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S")
+    for name in ("vivero", "__main__"):  # a stage that is run by its name is __main__
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def run_stage(name: str, body: Callable[[], None]) -> None:
     """Run the body of a stage as a process of its own: logging, death with DVC, errors.
 
@@ -113,9 +121,7 @@ def run_stage(name: str, body: Callable[[], None]) -> None:
     """
     if "DVC_STAGE" in os.environ:  # started by hand it may outlive its shell, as nohup promises
         die_with_parent()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
+    speak_of_our_own()
     try:
         body()
     except ViveroError as error:

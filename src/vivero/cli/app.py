@@ -104,7 +104,8 @@ for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
 
 def main() -> None:
     """Entry point: one clear sentence for what we raise on purpose, no traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("vivero").setLevel(logging.INFO)
     try:
         app()
     except ViveroError as error:
