@@ -1,39 +1,36 @@
-"""What a model was made from: data, code, settings, environment, seed.
+"""Lineage: which data, code, settings and seed something was made from.
 
-Read once, when the training starts. Nothing here raises for a missing repository: what cannot be
-known is None. No address, name or secret of the machine is read.
+Read once, when a training starts; carried by the bundle, and from there by every report, model
+version and image. Nothing in it is secret: no address, no user, no path.
 """
 
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vivero.config.paths import PARAMS, data_dir
-from vivero.files import sha256_of_dir, sha256_of_file
+from vivero.config.paths import PARAMS
+from vivero.files import sha256_of_file
 
-GIT_TIMEOUT_S = 20.0
-TAG_PREFIX = "vivero."
+GIT_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a model comes from; None is what could not be known.
+    """Where a model came from; None where it is not known.
 
     Attributes:
-        data_digest: The md5 that data.dvc holds; without data.dvc, "sha256:" and the hash of
-            data/; None when there is neither.
-        code_commit: The commit that was checked out; None without git.
-        is_dirty: Whether tracked files differed from that commit; None without git.
-        dvc_lock_sha256: Of dvc.lock, as it was when the training started.
-        params_sha256: Of params.yaml.
-        requirements_sha256: Of requirements.lock.
-        seed: train.seed.
-        weights_sha256: Of the safetensors file; None until there is one.
+        data_digest: The md5 that data.dvc holds for data/.
+        code_commit: Commit of the code.
+        is_dirty: Whether a tracked file differed from that commit, or code was not in git at all.
+        dvc_lock_sha256: Hash of dvc.lock as it was when the training started.
+        params_sha256: Hash of params.yaml.
+        requirements_sha256: Hash of requirements.lock.
+        seed: Seed of the training.
+        weights_sha256: Hash of the weights file; None before there is one.
     """
 
     data_digest: str | None
@@ -45,64 +42,63 @@ class Lineage:
     seed: int
     weights_sha256: str | None = None
 
-    def with_weights(self, weights_sha256: str) -> Self:
-        """The same lineage, of these weights."""
-        return replace(self, weights_sha256=weights_sha256)
-
-    def to_values(self) -> dict[str, Any]:
-        """As lineage.json holds it."""
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by name."""
         return asdict(self)
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """The lineage that `to_values` wrote; fields of other versions are left out."""
-        return cls(**{field.name: values.get(field.name) for field in fields(cls)})  # type: ignore[arg-type]
-
-    def to_tags(self) -> dict[str, str]:
-        """As tags of a run or a model version, `vivero.` in front; what is None has no tag."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        return {f"{TAG_PREFIX}{name}": _as_text(value) for name, value in values.items()}
-
-    def missing(self) -> list[str]:
-        """Names of what a model that is to be promoted should know of itself, and does not.
-
-        A missing git repository is allowed, so the commit is not among them.
-        """
-        needed = ("data_digest", "params_sha256", "weights_sha256")
-        return [name for name in needed if getattr(self, name) is None]
+    def as_tags(self) -> dict[str, str]:
+        """What is known, as text, for MLflow's tags."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {f"lineage.{name}": str(value) for name, value in known.items()}
 
 
 def read_lineage(root: Path, seed: int) -> Lineage:
-    """The lineage of what is trained in root now."""
+    """The lineage of what is made from this repository now; never fails.
+
+    A dirty tree is allowed and recorded; without git, the commit is None.
+    """
     commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
+    # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
+    changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
+    status = None if commit is None else _git(root, *changed)
     return Lineage(
         data_digest=data_digest(root),
         code_commit=commit,
-        is_dirty=None if changes is None else bool(changes),
-        dvc_lock_sha256=_sha256_if_there(root / "dvc.lock"),
-        params_sha256=_sha256_if_there(root / PARAMS),
-        requirements_sha256=_sha256_if_there(root / "requirements.lock"),
+        is_dirty=None if status is None else _has_changes(status),
+        dvc_lock_sha256=_sha256(root / "dvc.lock"),
+        params_sha256=_sha256(root / PARAMS),
+        requirements_sha256=_sha256(root / "requirements.lock"),
         seed=seed,
     )
 
 
+def _has_changes(status: str) -> bool:
+    """Whether `git status --porcelain` names a changed file, or a new one among the code."""
+    lines = [line for line in status.splitlines() if line]
+    return any(not line.startswith("??") or line.startswith("?? src") for line in lines)
+
+
 def data_digest(root: Path) -> str | None:
-    """The md5 of data/ that data.dvc holds; else "sha256:" and its own hash; else None."""
-    pointer_path = root / "data.dvc"
+    """The md5 of data/ in data.dvc; None when data/ is not versioned yet."""
     try:
-        document = YAML(typ="safe").load(pointer_path.read_text(encoding="utf-8"))
-        return str(document["outs"][0]["md5"])
-    except (OSError, YAMLError, KeyError, IndexError, TypeError, UnicodeDecodeError):
-        folder = data_dir(root)
-        return f"sha256:{sha256_of_dir(folder)}" if folder.is_dir() else None
+        pointer = YAML(typ="safe").load((root / "data.dvc").read_text(encoding="utf-8"))
+        return str(pointer["outs"][0]["md5"])
+    except (OSError, YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str | None:
+    return sha256_of_file(path) if path.is_file() else None
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git says, stripped; None when there is no git, no repository or no commit."""
+    """What git prints; None when there is no git, no repository here, or no commit yet."""
+    if not (root / ".git").exists():  # not the repository of a folder above
+        return None
     try:
         result = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", *arguments],
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=GIT_TIMEOUT_S,
@@ -111,11 +107,3 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
-
-
-def _sha256_if_there(path: Path) -> str | None:
-    return sha256_of_file(path) if path.is_file() else None
-
-
-def _as_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
