@@ -107,6 +107,22 @@ class DiffusionConfig(Section):
         return self
 
 
+class SamplingConfig(Section):
+    """How images are made from noise."""
+
+    sampler: SamplerName
+    num_steps: Positive
+    guidance: Annotated[float, Field(ge=0, le=20)]
+    guidance_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+    @model_validator(mode="after")
+    def _interval_in_order(self) -> Self:
+        low, high = self.guidance_interval
+        if not 0 <= low < high:
+            raise ValueError("guidance_interval must be [low, high] in sigma with 0 <= low < high")
+        return self
+
+
 class TrainConfig(Section):
     """One training run. Lengths count images, so they survive a change of batch size."""
 
@@ -130,6 +146,7 @@ class TrainConfig(Section):
     keep_checkpoints: Positive
     model: ModelConfig
     diffusion: DiffusionConfig
+    sampling: SamplingConfig
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
@@ -153,23 +170,12 @@ class TrainConfig(Section):
         return self
 
 
-class SampleConfig(Section):
+class SampleConfig(SamplingConfig):
     """How many images are made for evaluation, and how."""
 
     num_images: Positive
     seed: Count
-    sampler: SamplerName
-    num_steps: Positive
-    guidance: Annotated[float, Field(ge=0, le=20)]
-    guidance_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
     batch_images: Positive
-
-    @model_validator(mode="after")
-    def _interval_in_order(self) -> Self:
-        low, high = self.guidance_interval
-        if not 0 <= low < high:
-            raise ValueError("guidance_interval must be [low, high] in sigma with 0 <= low < high")
-        return self
 
 
 class EvaluateConfig(Section):

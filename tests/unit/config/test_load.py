@@ -27,7 +27,7 @@ def refused(tmp_path: Path, old: str, new: str) -> tuple[str, str]:
 
 def test_the_params_of_the_repository_are_read():
     config = load_config(REPOSITORY / "params.yaml")
-    assert config.train.learning_rate == pytest.approx(1e-3)
+    assert config.train.learning_rate == pytest.approx(2e-3)
     assert config.registration.model_name == "vivero"
 
 
@@ -47,7 +47,7 @@ def test_a_missing_key_is_named(tmp_path: Path):
 
 
 def test_text_for_a_number_is_refused_with_what_to_write(tmp_path: Path):
-    message, text = refused(tmp_path, "learning_rate: 1.0e-3", "learning_rate: '1e-3'")
+    message, text = refused(tmp_path, "learning_rate: 2.0e-3", "learning_rate: '1e-3'")
     assert f"line {line_of(text, 'learning_rate')}: train.learning_rate" in message
     assert "write 1.0e-3" in message
 
