@@ -6,6 +6,7 @@ Letters: B images, C channels, H rows, W columns. Randomness is a function of (s
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -15,7 +16,14 @@ from vivero.config.schema import SamplerName
 from vivero.diffusion.guidance import Guided
 from vivero.diffusion.preconditioning import Denoiser
 from vivero.diffusion.samplers import SAMPLERS
-from vivero.diffusion.schedules import NoiseSchedule
+
+
+@runtime_checkable
+class SamplingLevels(Protocol):
+    """Whatever names the noise levels to visit: a NoiseSchedule, or a scheduler of diffusers."""
+
+    def sampling_sigmas(self, num_steps: int) -> Float[Tensor, " S"]:
+        """Noise levels, shape (num_steps + 1,), strictly falling, ending in 0."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
 
 def generate(
     denoiser: Denoiser,
-    schedule: NoiseSchedule,
+    schedule: SamplingLevels,
     spec: GenerationSpec,
     labels: Int64[Tensor, " N"],
     indices: Sequence[int],

@@ -1,0 +1,198 @@
+"""A model bundle: one folder with all that making images needs, checked by a manifest.
+
+The layout is that of diffusers; `pipeline.py` and `unet/vivero_unet.py` are for
+`DiffusionPipeline.from_pretrained(BUNDLE, custom_pipeline=BUNDLE, trust_remote_code=True)`.
+Vivero itself imports and executes nothing that lies in a bundle, and nothing in it is a pickle.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from vivero.diffusion.preconditioning import Denoiser
+from vivero.diffusion.schedules import NoiseSchedule, build_schedule
+from vivero.errors import BundleError
+from vivero.files import read_json, sha256_of_file, sync, write_json, write_text
+from vivero.models.load import NETWORK_DIR, WEIGHTS_NAME, load, save
+from vivero.registry.bundle_config import BundleConfig
+from vivero.registry.diffusers_layout import write_diffusers_files
+
+MANIFEST_NAME = "manifest.json"
+AGAIN = "fetch the bundle again with `dvc checkout`, or make it again with `dvc repro -f train`"
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """What a bundle is written from.
+
+    Attributes:
+        network: state_dict of the network: the averaged (EMA) weights.
+        config: As `bundle_config.bundle_config` makes it.
+        lineage: What made the weights, as JSON values; weights_sha256 is filled in here.
+        model_card: Markdown for people.
+    """
+
+    network: Mapping[str, Tensor]
+    config: dict[str, Any]
+    lineage: Mapping[str, Any]
+    model_card: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked and loaded, ready to make images."""
+
+    network: nn.Module
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    config: BundleConfig
+    lineage: dict[str, Any]
+    weights_sha256: str
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes by index; empty for images without labels."""
+        return self.config.class_names
+
+    @property
+    def num_channels(self) -> int:
+        """1 = grey, 3 = colour."""
+        return self.config.image.num_channels
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of the square images."""
+        return self.config.image.size_px
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.num_channels, self.image_size_px, self.image_size_px)
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """sampler, num_steps, guidance, guidance_interval."""
+        return self.config.sampling.model_dump()
+
+
+def write_bundle(bundle_dir: Path, contents: BundleContents) -> str:
+    """Write a bundle whole or not at all; one that is there already is replaced.
+
+    Equal contents give equal bytes.
+
+    Returns:
+        sha256 of the weights' file.
+
+    Raises:
+        ValueError: If the weights are not those of the network that contents.config describes.
+        ValidationError: If contents.config is not a bundle's.
+    """
+    config = BundleConfig.model_validate(contents.config)
+    bundle_dir.parent.mkdir(parents=True, exist_ok=True)
+    part_dir = Path(tempfile.mkdtemp(prefix=f".{bundle_dir.name}.", dir=bundle_dir.parent))
+    try:
+        part_dir.chmod(0o755)
+        save(part_dir, contents.network, config.network)
+        weights_sha256 = sha256_of_file(part_dir / NETWORK_DIR / WEIGHTS_NAME)
+        write_json(part_dir / "config.json", config.model_dump())
+        write_json(
+            part_dir / "lineage.json", {**contents.lineage, "weights_sha256": weights_sha256}
+        )
+        write_text(part_dir / "MODEL_CARD.md", contents.model_card)
+        write_diffusers_files(part_dir, config)
+        write_json(part_dir / MANIFEST_NAME, {"files": _hashes(part_dir)})
+        if bundle_dir.exists():
+            former_dir = Path(tempfile.mkdtemp(prefix=".former.", dir=bundle_dir.parent))
+            bundle_dir.rename(former_dir / bundle_dir.name)
+            part_dir.rename(bundle_dir)
+            shutil.rmtree(former_dir)
+        else:
+            part_dir.rename(bundle_dir)
+        sync(bundle_dir.parent)
+    finally:
+        shutil.rmtree(part_dir, ignore_errors=True)
+    return weights_sha256
+
+
+def load_bundle(bundle_dir: Path) -> Bundle:
+    """Check every file of a bundle against its manifest, then load it.
+
+    Raises:
+        BundleError: When a file is missing, altered, not in the manifest or a link; it names it.
+    """
+    check_manifest(bundle_dir)
+    config = _read_config(bundle_dir / "config.json")
+    loaded = load(bundle_dir)
+    if loaded.config != config.network:
+        raise BundleError(
+            f"{bundle_dir / 'config.json'} and {bundle_dir / NETWORK_DIR / 'config.json'} "
+            f"describe different networks; {AGAIN}"
+        )
+    return Bundle(
+        network=loaded.network,
+        denoiser=Denoiser(
+            network=loaded.network,
+            parameterisation=config.diffusion.parameterisation,
+            sigma_data=config.diffusion.sigma_data,
+            null_label=len(config.class_names),
+        ),
+        schedule=build_schedule(config.diffusion),
+        config=config,
+        lineage=dict(read_json(bundle_dir / "lineage.json")),
+        weights_sha256=sha256_of_file(bundle_dir / NETWORK_DIR / WEIGHTS_NAME),
+    )
+
+
+def check_manifest(bundle_dir: Path) -> None:
+    """Compare a bundle's files with its manifest.
+
+    Raises:
+        BundleError: Naming the first file that is missing, altered, extra or a link.
+    """
+    manifest_path = bundle_dir / MANIFEST_NAME
+    try:
+        listed = dict(read_json(manifest_path)["files"])
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"no readable {MANIFEST_NAME} in {bundle_dir}, so this is no whole model bundle; "
+            f"name the folder that holds {MANIFEST_NAME}, or {AGAIN}"
+        ) from error
+    found = _hashes(bundle_dir)
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            problem = "is missing"
+        elif name not in listed:
+            problem = f"is not in {MANIFEST_NAME}"
+        elif found[name] != listed[name]:
+            problem = f"was altered: expected sha256 {listed[name]}, found {found[name]}"
+        else:
+            continue
+        raise BundleError(f"{bundle_dir / name} {problem}; {AGAIN}")
+
+
+def _hashes(bundle_dir: Path) -> dict[str, str]:
+    """Sha256 of every file but the manifest, by its name within the bundle."""
+    hashes = {}
+    for path in sorted(bundle_dir.rglob("*")):
+        name = path.relative_to(bundle_dir).as_posix()
+        if path.is_symlink():
+            raise BundleError(f"{path} is a link, which a bundle may not hold; {AGAIN}")
+        if path.is_file() and name != MANIFEST_NAME:
+            hashes[name] = sha256_of_file(path)
+    return hashes
+
+
+def _read_config(path: Path) -> BundleConfig:
+    try:
+        return BundleConfig.model_validate(read_json(path))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path} is not the settings of a bundle that this version of vivero knows: {error}"
+        ) from error
