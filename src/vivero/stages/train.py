@@ -6,41 +6,34 @@ train.num_processes above 1 the stage starts itself again under torchrun.
 
 import logging
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
 from vivero.config.environment import read_environment
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.paths import PARAMS, artifacts_dir, data_dir, project_dir
 from vivero.config.schema import Config
-from vivero.data.prepared import PreparedCard, open_split, read_card
-from vivero.data.shards import Split
+from vivero.data import card as data_card
 from vivero.errors import DataError, StageError
 from vivero.evaluation.grids import save_grid
-from vivero.files import sha256_of_dir, write_json, write_whole
+from vivero.files import write_json
 from vivero.models.build import build_model
 from vivero.processes import die_with_parent, run_in_group, run_stage
-from vivero.registry.bundle import write_bundle
-from vivero.tracking.journal import read_journal
-from vivero.tracking.lineage import Lineage, read_lineage
-from vivero.tracking.mlflow_tracker import open_tracker
-from vivero.tracking.tracker import DatasetInput, MemoryTracker, RunIds, RunSpec, Tracker
+from vivero.registry.bundle import BundleContents, write_bundle
+from vivero.registry.bundle_config import bundle_config
+from vivero.registry.card import CardFacts, model_card
+from vivero.tracking.tracker import RunIds
 from vivero.training.checkpoints import CheckpointStore
-from vivero.training.curves import metric_rows, write_curve
 from vivero.training.distributed import Workers, is_launched, join_workers, torchrun_command
-from vivero.training.feed import Feed, open_feed
-from vivero.training.fingerprint import fingerprint
+from vivero.training.inputs import TrainInputs, open_images, read_inputs
 from vivero.training.loop import Outlets, train
 from vivero.training.loss import build_objective
 from vivero.training.previews import Previews
+from vivero.training.record import tracked, write_record
 from vivero.training.resume import resume
 from vivero.training.signals import Stopped
 from vivero.training.state import TrainState, new_train_state
@@ -48,7 +41,6 @@ from vivero.training.step import build_rig
 from vivero.training.validation import build_validation_bank
 
 STAGE = "train"
-JOURNAL = "journal.jsonl"
 SAMPLING_DEFAULTS = {  # constants: the block `sample` may change without a new training
     "sampler": "dpm_solver_pp_2m",
     "num_steps": 18,
@@ -57,35 +49,6 @@ SAMPLING_DEFAULTS = {  # constants: the block `sample` may change without a new 
 }
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainInputs:
-    """What a run is made from, and where it keeps its state.
-
-    Attributes:
-        config: All settings.
-        root: Top of the repository.
-        card: What the prepared images are.
-        lineage: Data, code, settings and seed, by hash.
-        run_key: The fingerprint.
-    """
-
-    config: Config
-    root: Path
-    card: PreparedCard
-    lineage: Lineage
-    run_key: str
-
-    @property
-    def images_dir(self) -> Path:
-        """The prepared images."""
-        return artifacts_dir(self.root, "prepare_data") / "images"
-
-    @property
-    def run_dir(self) -> Path:
-        """Checkpoints, journal and previews of this fingerprint."""
-        return work_dir(self.root) / "checkpoints" / self.run_key
 
 
 def run(config: Config, root: Path) -> None:
@@ -98,15 +61,6 @@ def run(config: Config, root: Path) -> None:
         state, ids = train_model(inputs, workers)
         if workers.is_first:
             write_outputs(inputs, state, ids)
-
-
-def read_inputs(config: Config, root: Path) -> TrainInputs:
-    """Look at everything that decides the weights."""
-    images_dir = artifacts_dir(root, "prepare_data") / "images"
-    card = read_card(images_dir)
-    lineage = read_lineage(root, config.train.seed)
-    run_key = fingerprint(config.train, sha256_of_dir(images_dir))
-    return TrainInputs(config, root, card, lineage, run_key)
 
 
 def train_model(inputs: TrainInputs, workers: Workers) -> tuple[TrainState, RunIds]:
@@ -132,62 +86,6 @@ def train_model(inputs: TrainInputs, workers: Workers) -> tuple[TrainState, RunI
     return state, tracker.ids
 
 
-def open_images(inputs: TrainInputs, split: Split, workers: Workers) -> Feed:
-    """The images of one split, which may not be empty."""
-    feed = open_feed(open_split(inputs.images_dir, split), workers.device)
-    if not len(feed):
-        raise DataError(
-            f"the {split} split of {inputs.card.name} has no image; bring more images in, or "
-            f"change prepare_data.validation_share, and run `dvc repro prepare_data`"
-        )
-    return feed
-
-
-@contextmanager
-def tracked(inputs: TrainInputs, workers: Workers) -> Iterator[Tracker]:
-    """The run's tracker (of the first worker), closed with how the run ended."""
-    tracker: Tracker = (
-        open_tracker(inputs.root, run_spec(inputs)) if workers.is_first else MemoryTracker()
-    )
-    try:
-        yield tracker
-    except Stopped:
-        tracker.close("KILLED")
-        raise
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close("FINISHED")
-
-
-def run_spec(inputs: TrainInputs) -> RunSpec:
-    """What MLflow and the journal say about this run."""
-    card, config = inputs.card, inputs.config
-    return RunSpec(
-        experiment=config.registration.experiment,
-        run_key=inputs.run_key,
-        run_name=f"train-{inputs.run_key[:8]}",
-        journal_path=inputs.run_dir / JOURNAL,
-        params={name: str(value) for name, value in flat(config.train.model_dump()).items()},
-        tags=inputs.lineage.as_tags(),
-        dataset=DatasetInput(
-            name=card.name,
-            digest=inputs.lineage.data_digest or card.source_digest,
-            source="data/, prepared by the stage prepare_data",
-        ),
-        model_name=config.registration.model_name,
-    )
-
-
-def flat(block: Mapping[str, Any], prefix: str = "train.") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    values: dict[str, Any] = {}
-    for name, value in block.items():
-        nested = isinstance(value, Mapping)
-        values |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return values
-
-
 def write_outputs(inputs: TrainInputs, state: TrainState, ids: RunIds) -> None:
     """Write artifacts/train from a complete run."""
     out_dir = artifacts_dir(inputs.root, STAGE)
@@ -197,15 +95,7 @@ def write_outputs(inputs: TrainInputs, state: TrainState, ids: RunIds) -> None:
         out_dir / "run.json",
         {"run_key": inputs.run_key, "mlflow_run_id": ids.run_id, "model_id": ids.model_id},
     )
-    copy_record(inputs.run_dir, out_dir)
-    entries = list(read_journal(inputs.run_dir / JOURNAL))
-    curves = {
-        "loss": metric_rows(entries, "train/"),
-        "validation": metric_rows(entries, "validation/"),
-    }
-    for name, rows in curves.items():
-        write_curve(out_dir / "curves" / f"{name}.csv", rows)
-    final = {name: rows[-1]["loss"] for name, rows in curves.items()}
+    final = write_record(inputs.run_dir, out_dir)
     num_parameters = num_parameters_of(state)
     summary = {
         "stage": STAGE,
@@ -262,14 +152,6 @@ def licence_of_data(root: Path) -> str:
         return data_card.read_card(data_dir(root)).licence
     except DataError:
         return "licence unknown"
-
-
-def copy_record(run_dir: Path, out_dir: Path) -> None:
-    """Journal and previews as outputs; what lay there before is replaced."""
-    with write_whole(out_dir / JOURNAL) as part_path:
-        shutil.copyfile(run_dir / JOURNAL, part_path)
-    shutil.rmtree(out_dir / "previews", ignore_errors=True)
-    shutil.copytree(run_dir / "previews", out_dir / "previews")
 
 
 def launch(root: Path, num_processes: int) -> None:
