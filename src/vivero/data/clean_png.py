@@ -38,6 +38,24 @@ def compressed_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def is_clean_png(content: bytes) -> bool:
+    """Whether content is a PNG of 8-bit grey or RGB with nothing in it but pixels.
+
+    Only bytes with the right structure may be asked about; `image_formats.damage` tells.
+    """
+    if not content.startswith(SIGNATURE) or content[24:26] not in (b"\x08\x00", b"\x08\x02"):
+        return False
+    position = len(SIGNATURE)
+    while position < len(content):
+        num_bytes, kind = struct.unpack_from(">I4s", content, position)
+        if kind not in (b"IHDR", b"IDAT", b"IEND"):
+            return False
+        position += 12 + num_bytes
+        if kind == b"IEND":
+            break
+    return position == len(content)
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

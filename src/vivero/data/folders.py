@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from vivero.data.quarantine import QUARANTINE_NAME
 from vivero.errors import DataError, ViveroError
+
+LEFT_BY_FAILURE = {QUARANTINE_NAME}  # an import that found no image leaves its reasons
 
 
 @contextlib.contextmanager
@@ -50,7 +53,8 @@ def check_free(folder: Path, overwrite: bool) -> None:
     """
     if folder.is_file():
         raise DataError(f"{folder} is a file; name a folder for the data set")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if taken - LEFT_BY_FAILURE and not overwrite:
         raise DataError(
             f"{folder} is there already and is not overwritten; name another folder, or ask for "
             f"it with --overwrite"

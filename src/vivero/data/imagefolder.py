@@ -1,0 +1,219 @@
+"""Imports a folder that someone else made; every file ends in a shard or in quarantine."""
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vivero.data.card import DataCard
+from vivero.data.clean_png import compressed_png, is_clean_png
+from vivero.data.facts import is_grey
+from vivero.data.folder_files import FolderListing, list_folder
+from vivero.data.folder_layout import FolderLayout, PlacedFile, folder_layout
+from vivero.data.folder_metadata import read_metadata
+from vivero.data.folders import check_free, new_folder
+from vivero.data.image_files import Refusal, decode
+from vivero.data.isolation import Crash, Limits, map_isolated
+from vivero.data.progress import with_progress
+from vivero.data.quarantine import (
+    QUARANTINE_NAME,
+    QuarantineRow,
+    reason_counts,
+    worst_rows,
+    write_quarantine,
+)
+from vivero.data.shards import (
+    MAX_IMAGE_BYTES,
+    SPLITS,
+    ImageRow,
+    Split,
+    write_data_set,
+    write_split,
+)
+from vivero.errors import DataError
+
+MAX_FILE_BYTES = 256_000_000
+FILES_PER_BATCH = 8
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did. counts: images per split. reasons: quarantined files per reason."""
+
+    counts: dict[Split, int]
+    num_quarantined: int
+    reasons: dict[str, int]
+    class_names: tuple[str, ...]
+    num_channels: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ImportedImage:
+    """A file as it goes into a shard: a PNG of pixels and nothing else."""
+
+    content: bytes
+    is_grey: bool
+
+
+@dataclass
+class _Progress:
+    """What has come of the files so far."""
+
+    refused: list[QuarantineRow]
+    has_colour: bool = False
+
+
+def import_folder(
+    folder: Path, data_dir: Path, overwrite: bool = False, num_processes: int = 2
+) -> ImportReport:
+    """Make shards of a folder of images; it is only read.
+
+    Taken are class folders, or metadata.csv or metadata.jsonl of the Hugging Face imagefolder
+    convention, or images alone; in folders train, validation and test or without. Every file below
+    folder ends as a row of a shard or as a row of data_dir/quarantine.parquet; keys are paths
+    below folder. The same folder gives the same bytes.
+
+    Args:
+        folder: Where the images are.
+        data_dir: Where the shards go; written whole or not at all.
+        overwrite: Whether a data_dir with content may be replaced.
+        num_processes: How many processes decode.
+
+    Raises:
+        DataError: When a path is wrong or taken, the metadata cannot be read, or no file is an
+            image that can be imported.
+    """
+    started_s = time.monotonic()
+    _check_places(folder, data_dir, overwrite)
+    listing = list_folder(folder)
+    metadata = read_metadata(listing)
+    layout = folder_layout([file.key for file in listing.files], metadata)
+    progress = _Progress([*listing.refused, *metadata.refused, *layout.refused])
+    with new_folder(data_dir, overwrite) as part_dir:
+        counts = _write_splits(part_dir, folder, listing, layout, progress, num_processes)
+        progress.refused.sort(key=lambda row: (row.path, row.reason))
+        write_quarantine(part_dir / QUARANTINE_NAME, progress.refused)
+        if sum(counts.values()):
+            write_data_set(part_dir, _card(folder, layout, progress), counts)
+        elif overwrite:
+            raise _nothing_imported(folder, progress.refused, None)
+    if not sum(counts.values()):
+        raise _nothing_imported(folder, progress.refused, data_dir / QUARANTINE_NAME)
+    return ImportReport(
+        counts=counts,
+        num_quarantined=len(progress.refused),
+        reasons=reason_counts(progress.refused),
+        class_names=layout.class_names,
+        num_channels=3 if progress.has_colour else 1,
+        seconds=time.monotonic() - started_s,
+    )
+
+
+def import_file(path: Path) -> ImportedImage | Refusal:
+    """Read, decode and clean one file; runs in a worker, since the file may be hostile."""
+    content = _content(path)
+    if isinstance(content, Refusal):
+        return content
+    image = decode(content, path.name)
+    if isinstance(image, Refusal):
+        return image
+    try:
+        cleaned = content if is_clean_png(content) else compressed_png(image)
+        grey = is_grey(np.asarray(image))
+    except MemoryError:
+        return Refusal("decompression_bomb", "storing it needs more memory than a worker may use")
+    if len(cleaned) > MAX_IMAGE_BYTES:
+        return Refusal("too_large", f"{len(cleaned)} bytes as PNG; at most {MAX_IMAGE_BYTES}")
+    return ImportedImage(cleaned, grey)
+
+
+def _content(path: Path) -> bytes | Refusal:
+    """The bytes of a regular file; what has become something else meanwhile is not followed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return Refusal("unreadable", str(error.strerror))
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return Refusal("not_a_file", "it is no regular file any more")
+        if facts.st_size > MAX_FILE_BYTES:
+            return Refusal("too_large", f"{facts.st_size} bytes; at most {MAX_FILE_BYTES}")
+        try:
+            return file.read(MAX_FILE_BYTES)
+        except OSError as error:
+            return Refusal("unreadable", str(error.strerror))
+
+
+def _check_places(folder: Path, data_dir: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; name the folder that holds the images")
+    source, target = folder.resolve(), data_dir.resolve()
+    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise DataError(
+            f"{data_dir} and {folder} lie inside one another, so the import would read or replace "
+            f"its own files; name an output folder elsewhere"
+        )
+    check_free(data_dir, overwrite)
+
+
+def _write_splits(
+    part_dir: Path,
+    folder: Path,
+    listing: FolderListing,
+    layout: FolderLayout,
+    progress: _Progress,
+    num_processes: int,
+) -> dict[Split, int]:
+    paths = {file.key: file.path for file in listing.files}
+    card = _card(folder, layout, progress)
+    counts: dict[Split, int] = {}
+    for split in SPLITS:
+        files = [file for file in layout.files if file.split == split]
+        if files:
+            limits = Limits(num_processes, FILES_PER_BATCH)
+            results = map_isolated(import_file, [paths[file.key] for file in files], limits)
+            outcomes = with_progress(results, len(files), f"importing {split}")
+            rows = _rows(files, outcomes, progress)
+            counts[split] = write_split(part_dir, split, rows, card)
+    return counts
+
+
+def _rows(
+    files: list[PlacedFile],
+    outcomes: Iterator[ImportedImage | Refusal | Crash],
+    progress: _Progress,
+) -> Iterator[ImageRow]:
+    for file, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, ImportedImage):
+            progress.has_colour |= not outcome.is_grey
+            yield ImageRow(file.key, outcome.content, file.key, file.label, file.caption)
+        else:
+            progress.refused.append(
+                QuarantineRow(None, file.split, file.key, outcome.reason, outcome.detail)
+            )
+
+
+def _card(folder: Path, layout: FolderLayout, progress: _Progress) -> DataCard:
+    return DataCard(
+        name=folder.resolve().name,
+        source="imported from a folder",
+        licence="unknown",
+        class_names=layout.class_names,
+        num_channels=3 if progress.has_colour else 1,
+        collected_by="unknown",
+    )
+
+
+def _nothing_imported(folder: Path, refused: list[QuarantineRow], path: Path | None) -> DataError:
+    lines = [f"  {row.path!r}: {row.reason}: {row.detail}" for row in worst_rows(refused)]
+    where = f"; {path} lists them" if path else "; what was there is untouched"
+    return DataError(
+        f"no image in {folder} could be imported, {len(refused)} files were refused{where}. "
+        f"PNG, JPEG, WebP, GIF, BMP and TIFF with 8 bits a channel are taken.\n" + "\n".join(lines)
+    )
