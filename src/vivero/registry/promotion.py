@@ -1,10 +1,15 @@
 """Moving the alias `champion`: compare-and-set after a check, with a way back and a record.
 
-`previous` is set first, then `champion`: killed in between, the champion still is the old one, and
-the same command does the rest. What was done, by whom and why is kept with the registered model.
+A move is written down before it is made (MOVE_TAG), and the next one to look finishes what a kill
+interrupted: the aliases always name whole versions, and no move is missing in the record. What was
+done, by whom and why is kept with the registered model.
+
+MLflow has no compare-and-set of its own: a lock file excludes other processes of this repository;
+people who promote from several machines at once need `--expect-champion` and patience.
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +23,11 @@ from vivero.registry.versions import CHAMPION, PREVIOUS, bring_here, find_alias,
 from vivero.tracking.store import open_client, refusals, store_lock
 
 EVENT_TAG = "vivero.event."
+MOVE_TAG = "vivero.move"
 ANY_CHAMPION = "any"
+MAX_WHY_LETTERS = 4000  # MLflow's database keeps 5000 letters of a tag
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,12 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
         PromotionError: When the champion is another, or the version does not make images.
         TrackingError: When there is no such version, or MLflow does not answer.
     """
-    version = find_version(root, f"models:/{request.name}/{request.version}")
-    if CHAMPION in version.aliases:
-        return None
-    _require_champion(root, request)
+    with store_lock(root):
+        _finish_interrupted_move(root, request.name)
+        version = find_version(root, f"models:/{request.name}/{request.version}")
+        if CHAMPION in version.aliases:
+            return None
+        _require_champion(root, request)
     folder = bring_here(root, version)
     check_in_clean_process(folder / "bundle", config.num_check_images, config.check_timeout_s)
     with store_lock(root):
@@ -103,6 +114,7 @@ def rollback(root: Path, name: str, why: str) -> Event:
         PromotionError: When there is no champion or no previous one.
     """
     with store_lock(root):
+        _finish_interrupted_move(root, name)
         champion, previous = find_alias(root, name, CHAMPION), find_alias(root, name, PREVIOUS)
         if champion is None or previous is None:
             missing = "champion" if champion is None else "previous champion"
@@ -117,13 +129,18 @@ def rollback(root: Path, name: str, why: str) -> Event:
 
 def history(root: Path, name: str) -> list[Event]:
     """All moves of the champion, oldest first."""
+    tags = _tags(root, name)
+    keys = sorted(key for key in tags if key.startswith(EVENT_TAG))
+    return [Event(**json.loads(tags[key])) for key in keys]
+
+
+def _tags(root: Path, name: str) -> dict[str, str]:
+    """Tags of the registered model; none when there is no such model."""
     client = open_client(root)
     with refusals(tracking_uri(root)):
         if not client.search_registered_models(filter_string=f"name = '{name}'"):
-            return []
-        tags = client.get_registered_model(name).tags
-    keys = sorted(key for key in tags if key.startswith(EVENT_TAG))
-    return [Event(**json.loads(tags[key])) for key in keys]
+            return {}
+        return dict(client.get_registered_model(name).tags)
 
 
 def _require_champion(root: Path, request: Request) -> str | None:
@@ -150,14 +167,42 @@ def _event(
     verdict_sha256: str | None,
 ) -> Event:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Event(action, champion, former, user_name(), why, now, verdict_sha256)
+    return Event(action, champion, former, user_name(), why[:MAX_WHY_LETTERS], now, verdict_sha256)
 
 
 def _move(root: Path, name: str, event: Event) -> None:
-    client = open_client(root)
+    """Write the move down, then make it."""
     number = len(history(root, name)) + 1
+    client = open_client(root)
+    with refusals(tracking_uri(root)):
+        move = json.dumps({"number": number, "event": asdict(event)})
+        client.set_registered_model_tag(name, MOVE_TAG, move)
+    _make_move(root, name, number, event)
+
+
+def _make_move(root: Path, name: str, number: int, event: Event) -> None:
+    """Make a move that was written down; made again, it changes nothing."""
+    client = open_client(root)
     with refusals(tracking_uri(root)):
         if event.former is not None:
             client.set_registered_model_alias(name, PREVIOUS, event.former)
         client.set_registered_model_alias(name, CHAMPION, event.champion)
         client.set_registered_model_tag(name, f"{EVENT_TAG}{number:06}", json.dumps(asdict(event)))
+        client.delete_registered_model_tag(name, MOVE_TAG)
+
+
+def _finish_interrupted_move(root: Path, name: str) -> None:
+    """Finish a move that a kill interrupted, unless the champion was moved by hand since."""
+    written = _tags(root, name).get(MOVE_TAG)
+    if written is None:
+        return
+    move = json.loads(written)
+    event = Event(**move["event"])
+    champion = find_alias(root, name, CHAMPION)
+    if (champion.version if champion else None) in (event.former, event.champion):
+        log.info("finishing an interrupted move: version %s becomes champion", event.champion)
+        _make_move(root, name, move["number"], event)
+    else:
+        client = open_client(root)
+        with refusals(tracking_uri(root)):
+            client.delete_registered_model_tag(name, MOVE_TAG)

@@ -26,6 +26,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
 SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
 MAX_TAG_LETTERS = 4000
+MAX_DESCRIPTION_LETTERS = 5000  # what MLflow's database keeps; sqlite alone keeps more
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
             source=f"models:/{model_id}",
             run_id=candidate.run_id,
             tags=tags,
-            description=candidate.card,
+            description=_shortened(candidate.card),
             model_id=model_id,
         )
     return _find(root, name, str(made.version)), True
@@ -131,6 +132,14 @@ def _log_model(candidate: Candidate) -> str:
             {key: metric["value"] for key, metric in metrics.items()}, model_id=logged.model_id
         )
     return str(logged.model_id)
+
+
+def _shortened(card: str) -> str:
+    """The card as the registry can hold it; whole lines only."""
+    if len(card) <= MAX_DESCRIPTION_LETTERS:
+        return card
+    note = "\n... (the whole card is MODEL_CARD.md among the model's files)"
+    return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
 
 
 def _tags(candidate: Candidate, weights_sha256: str, lineage: dict[str, Any]) -> dict[str, str]:
@@ -212,7 +221,7 @@ def bring_here(root: Path, version: ModelVersion) -> Path:
     """The files of a version as a folder in work/models, downloaded once, checked each time.
 
     Returns:
-        Folder with bundle/, metrics.json and, where it was recorded, drift_reference.safetensors.
+        Folder with bundle/, metrics.json and, where it was recorded, drift.safetensors.
 
     Raises:
         BundleError: When what arrived is not what was registered.

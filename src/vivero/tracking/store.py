@@ -51,15 +51,30 @@ def open_client(root: Path) -> MlflowClient:
         raise TrackingError(unreachable(uri))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with refusals(uri):
-        # The registry's store asks MLflow's global address for the models it registers.
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
+        _set_global_address(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if uri.startswith("sqlite:"):
             # Two processes that make the tables of one new file at once destroy each other's.
             with store_lock(root):
                 client.search_experiments(max_results=1)
     return client
+
+
+def _set_global_address(uri: str) -> None:
+    """Tell MLflow's own global, which its registry and loaders ask, where it lies.
+
+    MLflow also writes the address into the environment, where it would look as if a person had
+    set it, for another repository too: that is undone.
+    """
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def experiment_id(client: MlflowClient, root: Path, name: str) -> str:
@@ -90,12 +105,14 @@ def experiment_id(client: MlflowClient, root: Path, name: str) -> str:
 def store_lock(root: Path) -> Iterator[None]:
     """Hold what only one process of this repository may do in MLflow at a time.
 
+    A thread that holds it may take it again.
+
     Raises:
         TrackingError: When another process holds it for too long.
     """
     lock_path = tracking_root(root) / "mlflow.db.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_path, timeout=LOCK_TIMEOUT_S)
+    lock = FileLock(lock_path.resolve(), timeout=LOCK_TIMEOUT_S, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.mlflow_stores import BrokenClient, empty_store
 from vivero.errors import TrackingError
 from vivero.tracking.journal import Entry, Journal, read_journal
 from vivero.tracking.mirror import Mirror, reconcile
@@ -111,9 +112,7 @@ def test_sending_again_changes_nothing(root: Path, spec_of: SpecOf):
     assert len(runs_of(root)) == 1
 
 
-def test_an_emptied_store_is_filled_again_from_a_copy_of_the_journal(
-    root: Path, spec_of: SpecOf, empty_store: Path
-):
+def test_an_emptied_store_is_filled_again_from_a_copy_of_the_journal(root: Path, spec_of: SpecOf):
     spec = spec_of()
     tracker = open_tracker(root, spec)
     for images_seen in range(1, 1300):  # more than one call of MLflow's API takes
@@ -126,7 +125,7 @@ def test_an_emptied_store_is_filled_again_from_a_copy_of_the_journal(
 
     new_root = root / "elsewhere"
     new_root.mkdir()
-    (new_root / "mlflow.db").write_bytes(empty_store.read_bytes())
+    (new_root / "mlflow.db").write_bytes(empty_store())
     ids = reconcile(new_root, copy_path)
 
     assert history(new_root, str(ids.run_id)) == journal_points(spec.journal_path)
@@ -209,27 +208,6 @@ def test_two_mirrors_of_a_fresh_store_do_not_break_it(tmp_path: Path, monkeypatc
     assert failures == []
 
 
-class Broken:
-    """A client whose call number `fails_at` breaks off, before or after it had its effect."""
-
-    def __init__(self, client: object, fails_at: int, has_effect: bool) -> None:
-        self._client, self._fails_at, self._has_effect = client, fails_at, has_effect
-        self.num_calls = 0
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        method = getattr(self._client, name)
-
-        def call(*args: object, **kwargs: object) -> object:
-            self.num_calls += 1
-            if self.num_calls == self._fails_at:
-                if self._has_effect:
-                    method(*args, **kwargs)
-                raise ConnectionError("the server went away")
-            return method(*args, **kwargs)
-
-        return call
-
-
 @pytest.mark.parametrize("has_effect", [False, True])
 def test_breaking_off_at_any_call_ends_in_the_same_run(
     root: Path, spec_of: SpecOf, has_effect: bool, monkeypatch: pytest.MonkeyPatch
@@ -245,7 +223,7 @@ def test_breaking_off_at_any_call_ends_in_the_same_run(
             journal.append(Entry("metrics", images_seen=step, values={"train/loss": 1 / step}))
         journal.append(Entry("image", images_seen=8, key="preview", path="8.png"))
         journal.append(Entry("status", key="FINISHED"))
-        broken = Broken(client, fails_at, has_effect)
+        broken = BrokenClient(client, fails_at, has_effect)
         monkeypatch.setattr("vivero.tracking.mirror.open_client", lambda _, b=broken: b)
 
         mirror = Mirror(root, spec.journal_path)
