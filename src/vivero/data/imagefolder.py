@@ -51,6 +51,22 @@ class ImportReport:
     num_channels: int
     seconds: float
 
+    def text(self) -> str:
+        """The report for a terminal."""
+        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
+        kind = "grey" if self.num_channels == 1 else "colour"
+        classes = f"{len(self.class_names)} classes" if self.class_names else "no labels"
+        lines = [
+            f"imported {sum(self.counts.values())} {kind} images ({counts}), {classes}, "
+            f"in {self.seconds:.1f} s"
+        ]
+        if self.num_quarantined:
+            said = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+            lines.append(f"{self.num_quarantined} files in {QUARANTINE_NAME}: {said}")
+        if self.num_channels == 3:
+            lines.append("for colour, set prepare_data.num_channels: 3 in params.yaml")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class ImportedImage:
