@@ -39,7 +39,8 @@ def test_stage_lists_all_the_code_it_runs(stage: str, graph: grimp.ImportGraph):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_lists_no_code_that_it_does_not_run(stage: str, graph: grimp.ImportGraph):
     files = files_run_by(stage, graph)
-    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")]
+    templates = {"src/vivero/registry/pipeline_template"}  # copied into the bundle, not run
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")} - templates
     idle = [dep for dep in listed if not any(f == dep or f.startswith(dep + "/") for f in files)]
     assert not idle, f"remove from the deps of '{stage}' in dvc.yaml: {idle}"
 
