@@ -37,7 +37,6 @@ Reason = Literal[
 ]
 MAX_PIXELS = 1 << 25  # 33.5 million: what fits into a worker's memory several times
 MAX_SIDE_PX = 32_767
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF")
 EXTENSIONS = {
     "PNG": {".png", ".apng"},
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
@@ -94,7 +93,7 @@ def _decode(content: bytes, file_name: str | None) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, which is dropped anyway
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_header(image, kind, content)
             image.load()
             return _plain(image)
