@@ -1,0 +1,134 @@
+"""Command `check_drift`: does the current data still look like what the champion was trained on?
+
+Outside DVC, because the champion is a state of the world. The reference comes with the champion's
+model version; without a champion it is the current data's own, and the check is of its splits.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.schema import Config
+from vivero.data.prepared import open_split
+from vivero.errors import DataError
+from vivero.evaluation.drift import (
+    DriftReference,
+    DriftReport,
+    drift_report,
+    load_drift_reference,
+)
+from vivero.evaluation.extractors import build_extractor
+from vivero.evaluation.features import cached_features
+from vivero.files import write_json, write_whole
+from vivero.processes import run_stage
+from vivero.registry.versions import champion_drift_reference
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, root: Path) -> DriftReport:
+    """Test the validation split; leave artifacts/check_drift/{drift.json,drift.png}."""
+    started_at = time.monotonic()
+    against, reference = read_reference(config, root)
+    current = current_features(config, root, reference)
+    generator = torch.Generator().manual_seed(config.check_drift.seed)
+    rows = torch.randperm(len(reference.features), generator=generator)
+    chosen = reference.features[rows[: config.check_drift.num_images]]
+    report = drift_report(chosen, current, config.check_drift, generator)
+    folder = artifacts_dir(root, "check_drift")
+    write_json(
+        folder / "drift.json",
+        {
+            "against": against,
+            "reference_data_digest": reference.data_digest,
+            "extractor_sha256": reference.extractor_sha256,
+            "level": config.check_drift.level,
+            "min_auc": config.check_drift.min_auc,
+            **report.as_json(),
+        },
+    )
+    save_plot(report, folder / "drift.png")
+    found = "drift" if report.is_alarm else "no drift"
+    made = (
+        f"{found} against {against}: AUC {report.auc:.3f} (alarm above "
+        f"{config.check_drift.min_auc}), p {report.tests[0].p_value:.3g} and "
+        f"{report.tests[1].p_value:.3g}"
+    )
+    (log.warning if report.is_alarm else log.info)("check_drift: %s", made)
+    seconds = round(time.monotonic() - started_at, 2)
+    write_json(folder / "summary.json", {"stage": "check_drift", "seconds": seconds, "made": made})
+    return report
+
+
+def read_reference(config: Config, root: Path) -> tuple[str, DriftReference]:
+    """The champion's reference, or else that of the current data; and what to call it."""
+    path = champion_drift_reference(root, config.registration.model_name)
+    if path is not None:
+        return "the champion's training data", load_drift_reference(path)
+    own_path = artifacts_dir(root, "compute_reference") / "reference" / "drift.safetensors"
+    if not own_path.exists():
+        raise DataError(
+            f"{own_path.relative_to(root)} is missing; run `dvc repro compute_reference` first"
+        )
+    return "this data's own training split (no champion yet)", load_drift_reference(own_path)
+
+
+def current_features(config: Config, root: Path, reference: DriftReference) -> torch.Tensor:
+    """Features of the current validation images, by the extractor that made the reference."""
+    settings = config.compute_reference
+    weights_dir = work_dir(root) / "extractors"
+    extractor = build_extractor(settings.extractor, settings.extractor_size_px, weights_dir)
+    if extractor.weights_sha256 != reference.extractor_sha256:
+        raise DataError(
+            f"the champion's drift reference was made by another extractor (sha256 "
+            f"{reference.extractor_sha256[:12]}) than compute_reference.extractor "
+            f"(sha256 {extractor.weights_sha256[:12]}); set the extractor back, or promote a model "
+            f"that was judged with the new one"
+        )
+    images = open_split(artifacts_dir(root, "prepare_data") / "images", "validation").images
+    chosen = np.asarray(images[: config.check_drift.num_images])
+    cache_dir = work_dir(root) / "features"
+    return cached_features(extractor, chosen, settings.batch_images, cache_dir).features
+
+
+def save_plot(report: DriftReport, path: Path) -> None:
+    """The observed discrepancy among those of the permutations."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(report.null_statistics, bins=40, color="0.75", label="if nothing had changed")
+    discrepancy, classifier = report.tests
+    axes.axvline(
+        discrepancy.statistic,
+        color="tab:red" if report.is_alarm else "tab:blue",
+        label=f"observed (p = {discrepancy.p_value:.3g})",
+    )
+    axes.set_xlabel("maximum mean discrepancy, squared, in whitened components")
+    axes.set_ylabel("permutations")
+    axes.set_title(
+        f"{'DRIFT' if report.is_alarm else 'No drift'}: a classifier tells old from new with AUC "
+        f"{report.auc:.3f} (p = {classifier.p_value:.3g}); outliers {report.outlier_share:.1%}",
+        fontsize=10,
+    )
+    axes.legend()
+    with write_whole(path) as part_path:
+        figure.savefig(part_path, format="png", dpi=120)
+
+
+def main() -> None:
+    """Run the command on this repository."""
+
+    def body() -> None:
+        root = project_dir()
+        run(load_config(root / PARAMS), root)
+
+    run_stage("check_drift", body)
+
+
+if __name__ == "__main__":
+    main()
