@@ -32,7 +32,7 @@ from vivero.training.distributed import Workers, is_launched, join_workers, torc
 from vivero.training.inputs import TrainInputs, open_images, read_inputs
 from vivero.training.loop import Outlets, train
 from vivero.training.loss import build_objective
-from vivero.training.previews import Previews
+from vivero.training.previews import Previews, preview_spec
 from vivero.training.record import tracked, write_record
 from vivero.training.resume import resume
 from vivero.training.signals import Stopped
@@ -41,12 +41,6 @@ from vivero.training.step import build_rig
 from vivero.training.validation import build_validation_bank
 
 STAGE = "train"
-SAMPLING_DEFAULTS = {  # constants: the block `sample` may change without a new training
-    "sampler": "dpm_solver_pp_2m",
-    "num_steps": 18,
-    "guidance": 1.5,
-    "guidance_interval": [0.0, 1000.0],
-}
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +73,12 @@ def train_model(inputs: TrainInputs, workers: Workers) -> tuple[TrainState, RunI
     bank = build_validation_bank(held_out, config.num_validation_images, objective, config.seed)
     shape = (card.num_channels, card.image_size_px, card.image_size_px)
     previews = Previews(
-        inputs.run_dir / "previews", objective.schedule, shape, workers.device, save_grid
+        inputs.run_dir / "previews",
+        objective.schedule,
+        preview_spec(config.sampling),
+        shape,
+        workers.device,
+        save_grid,
     )
     with tracked(inputs, workers) as tracker:
         train(state, rig, Outlets(tracker, store, bank, previews))
@@ -135,7 +134,7 @@ def bundle_contents(inputs: TrainInputs, state: TrainState) -> BundleContents:
     )
     return BundleContents(
         network=state.ema_state_dict(),
-        config={**bundle_config(inputs.config, card.class_names), "sampling": SAMPLING_DEFAULTS},
+        config=bundle_config(inputs.config, card.class_names),
         lineage=inputs.lineage.as_json(),
         model_card=model_card(facts),
     )

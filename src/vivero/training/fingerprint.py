@@ -17,6 +17,7 @@ SETTINGS_WITHOUT_EFFECT = {
     "checkpoint_every_images",
     "preview_every_images",
     "keep_checkpoints",
+    "sampling",  # a bundle that samples otherwise needs no new training
 }
 CODE = ("data", "diffusion", "models", "training")
 

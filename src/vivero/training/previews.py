@@ -1,4 +1,4 @@
-"""Images that a model makes while it learns: always the same seeds, few steps, few images."""
+"""Images that a model makes while it learns: few, and always from the same seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,21 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vivero.config.schema import SamplingConfig
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.diffusion.preconditioning import Denoiser
 from vivero.diffusion.schedules import NoiseSchedule
 
 MAX_IMAGES = 50
 IMAGES_PER_CLASS = 5
-SPEC = GenerationSpec(
-    seed=0,
-    sampler="dpm_solver_pp_2m",
-    num_steps=10,
-    guidance=1.5,
-    guidance_interval=(0.0, float("inf")),
-    batch_images=MAX_IMAGES,
-)
-
+SEED = 0
 SaveGrid = Callable[[np.ndarray, Path, int], None]  # images, path, number of columns
 
 
@@ -32,6 +25,7 @@ class Previews:
     Attributes:
         folder: Where the grids go, one PNG for each moment.
         schedule: Noise levels to sample with.
+        spec: How to sample.
         image_shape: (C, H, W).
         device: Where images are made.
         save_grid: Writes images (N, C, H, W), uint8, as a PNG.
@@ -39,6 +33,7 @@ class Previews:
 
     folder: Path
     schedule: NoiseSchedule
+    spec: GenerationSpec
     image_shape: tuple[int, int, int]
     device: torch.device
     save_grid: SaveGrid
@@ -47,11 +42,24 @@ class Previews:
         """Make images and write the grid; returns its path."""
         labels = preview_labels(denoiser.null_label).to(self.device)
         chunks = generate(
-            denoiser, self.schedule, SPEC, labels, range(len(labels)), self.image_shape
+            denoiser, self.schedule, self.spec, labels, range(len(labels)), self.image_shape
         )
         path = self.folder / f"{images_seen:010d}.png"
         self.save_grid(torch.cat(list(chunks)).numpy(), path, IMAGES_PER_CLASS)
         return path
+
+
+def preview_spec(config: SamplingConfig) -> GenerationSpec:
+    """Sampling as the model does it unless told otherwise, always with the same seed."""
+    low, high = config.guidance_interval
+    return GenerationSpec(
+        seed=SEED,
+        sampler=config.sampler,
+        num_steps=config.num_steps,
+        guidance=config.guidance,
+        guidance_interval=(low, high),
+        batch_images=MAX_IMAGES,
+    )
 
 
 def preview_labels(num_classes: int) -> torch.Tensor:

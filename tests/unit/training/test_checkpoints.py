@@ -1,14 +1,16 @@
 """Checkpoints: whole or not there, and the newest whole one wins."""
 
+import contextlib
 import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivero.errors import CheckpointError
@@ -82,32 +84,45 @@ def test_says_so_when_none_is_whole(store, caplog):
     assert "training starts at zero" in caplog.text
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(file=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_no_flipped_bit_is_believed(tmp_path: Path, file: str, where: float, bit: int):
-    store = CheckpointStore(tmp_path / "flips", keep=1)
-    path = save(store, 64) / file
-    data = bytearray(path.read_bytes())
-    data[int(where * len(data))] ^= 1 << bit
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(CheckpointStore(tmp_path_factory.mktemp("saved"), keep=1), 64)
+
+
+@contextlib.contextmanager
+def changed(path: Path, data: bytes) -> Iterator[None]:
+    former = path.read_bytes()
     path.write_bytes(data)
     try:
-        checkpoint = read_checkpoint(path.parent)
-    except DamagedError:
-        return
+        yield
+    finally:
+        path.write_bytes(former)
+
+
+@settings(max_examples=200, deadline=None)
+@given(file=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_is_believed(saved: Path, file: str, where: float, bit: int):
+    data = bytearray((saved / file).read_bytes())
+    data[int(where * len(data))] ^= 1 << bit
+    with changed(saved / file, bytes(data)):
+        try:
+            checkpoint = read_checkpoint(saved)
+        except DamagedError:
+            return
     # Only a flip that leaves the manifest's meaning as it was may pass, such as in num_bytes.
     assert file == "manifest.json"
     assert torch.equal(checkpoint.tensors["ema"]["layer"], torch.full((4,), 64.0))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None)
 @given(file=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True))
-def test_no_cut_file_is_believed(tmp_path: Path, file: str, where: float):
-    store = CheckpointStore(tmp_path / "cuts", keep=1)
-    path = save(store, 64) / file
-    data = path.read_bytes()
-    path.write_bytes(data[: int(where * len(data))])
-    with pytest.raises(DamagedError):
-        read_checkpoint(path.parent)
+def test_no_cut_file_is_believed(saved: Path, file: str, where: float):
+    data = (saved / file).read_bytes()
+    with (
+        changed(saved / file, data[: int(where * len(data))]),
+        pytest.raises(DamagedError),
+    ):
+        read_checkpoint(saved)
 
 
 def test_a_damaged_newer_one_does_not_displace_what_is_written_now(tmp_path: Path):

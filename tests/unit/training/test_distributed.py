@@ -1,7 +1,9 @@
 """Two gloo processes train as one process does on the joint batch, up to rounding.
 
-Measured here over the 12 steps: the largest difference of any weight is below 1e-6, of weights
-between 1e-3 and 1; two runs with two processes are equal to the bit.
+Measured over these 12 steps: no weight (they are below 1.1) differs by more than 1.1e-6. The
+model has two channels in each group of its normalisation, since a bias before a group of one has
+no true gradient: Adam would blow the rounding of its zero up to whole steps (2.5e-4 was measured),
+which no image ever shows.
 """
 
 import json
@@ -14,10 +16,12 @@ import pytest
 import safetensors.torch
 
 from tests.unit.training.tiny_run import tiny_run
-from vivero.training.distributed import alone, join_workers, torchrun_command
+from vivero.training import loop
+from vivero.training.distributed import Workers, alone, join_workers, torchrun_command
+from vivero.training.state import new_tally
 
 REPOSITORY = Path(__file__).parents[3]
-MAX_DIFFERENCE = 1e-6
+MAX_DIFFERENCE = 1e-5
 
 
 def train_with_two(folder: Path) -> dict[str, object]:
@@ -53,6 +57,15 @@ def test_two_processes_equal_one_up_to_rounding(two: Path, tmp_path: Path):
     difference = largest_difference(tmp_path, two)
     sys.stdout.write(f"largest difference {difference:.3g}\n")
     assert difference < MAX_DIFFERENCE
+
+
+def test_the_comparison_sees_images_that_were_left_out(two: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Workers, "share_of", lambda _self, batch_images: slice(batch_images // 2))
+    run = tiny_run(tmp_path)
+    run.state.tally = new_tally(4, alone().device)
+    monkeypatch.setattr(loop, "new_tally", lambda *_: new_tally(4, alone().device))
+    run.go()
+    assert largest_difference(tmp_path, two) > 100 * MAX_DIFFERENCE
 
 
 def test_only_the_first_process_writes(two: Path):

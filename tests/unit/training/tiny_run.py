@@ -44,7 +44,7 @@ TINY = {
     "num_validation_images": 10,
 }
 TINY_MODEL = {
-    "channels": [8],
+    "channels": [16],
     "blocks_per_level": 1,
     "patch_px": 4,
     "attention_heads": 2,

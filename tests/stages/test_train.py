@@ -1,0 +1,143 @@
+"""The stage `train` for real, on a few prepared images."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+from vivero.config.schema import Config
+from vivero.data.prepared import (
+    INDEX_NAME,
+    PreparedCard,
+    images_path,
+    labels_path,
+    write_prepared_card,
+)
+from vivero.errors import DataError
+from vivero.files import read_json, sha256_of_file
+from vivero.registry.bundle import load_bundle
+from vivero.stages import train
+
+CLASS_NAMES = ["dot", "ring"]
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
+
+
+def write_prepared(root: Path, class_names: list[str], num_validation: int = 10) -> None:
+    images_dir = root / "artifacts" / "prepare_data" / "images"
+    images_dir.mkdir(parents=True)
+    counts = {"train": 30, "validation": num_validation, "test": 10}
+    rng = np.random.default_rng(0)
+    rows = []
+    for split, count in counts.items():
+        labels = np.arange(count) % len(class_names) if class_names else np.full(count, -1)
+        np.save(images_path(images_dir, split), rng.integers(0, 256, (count, 1, 16, 16), np.uint8))
+        np.save(labels_path(images_dir, split), labels.astype(np.int64))
+        rows += [{"key": f"{split}/{row}", "split": split, "row": row} for row in range(count)]
+    pq.write_table(pa.Table.from_pylist(rows), images_dir / INDEX_NAME)
+    write_prepared_card(images_dir, PreparedCard("dots", class_names, 1, 16, "0" * 64, counts))
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_prepared(tmp_path, CLASS_NAMES)
+    return tmp_path
+
+
+def test_writes_everything_that_later_stages_read(root: Path, tiny_config: Config):
+    train.run(tiny_config, root)
+    out_dir = root / "artifacts" / "train"
+    summary = read_json(out_dir / "summary.json")
+    bundle = load_bundle(out_dir / "bundle")
+
+    assert summary["stage"] == "train"
+    assert summary["total_images"] == 64
+    assert summary["resumed_from"] == []
+    assert summary["weights_sha256"] == bundle.weights_sha256
+    assert summary["weights_sha256"] == sha256_of_file(
+        out_dir / "bundle/unet/diffusion_pytorch_model.safetensors"
+    )
+    assert bundle.class_names == CLASS_NAMES
+    assert bundle.lineage["seed"] == tiny_config.train.seed
+    assert read_json(out_dir / "run.json")["run_key"]
+    assert sorted(p.name for p in (out_dir / "previews").iterdir()) == [
+        *("0000000032.png", "0000000064.png"),
+    ]
+    for name in ("loss", "validation"):
+        with (out_dir / "curves" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["images_seen"]) for row in rows][-1] == 64
+        assert float(rows[-1]["loss"]) == pytest.approx(summary[SUMMARY_OF[name]])
+    assert (out_dir / "journal.jsonl").stat().st_size > 0
+
+
+SUMMARY_OF = {"loss": "train_loss", "validation": "validation_loss"}
+
+
+def test_again_repeats_no_step_and_writes_the_same_weights(root, tiny_config, caplog):
+    train.run(tiny_config, root)
+    first = read_json(root / "artifacts/train/summary.json")["weights_sha256"]
+    caplog.set_level("INFO")
+    train.run(tiny_config, root)
+    assert "no step is repeated" in caplog.text
+    assert read_json(root / "artifacts/train/summary.json")["weights_sha256"] == first
+
+
+def test_other_sampling_settings_need_no_new_training(
+    root: Path, config_factory: Callable[..., Config], caplog
+):
+    caplog.set_level("INFO")
+    for guidance in (1.0, 3.0):
+        train.run(config_factory({"train.sampling.guidance": guidance}), root)
+        bundle = load_bundle(root / "artifacts/train/bundle")
+        assert bundle.sampling_defaults["guidance"] == guidance
+    assert "no step is repeated" in caplog.text
+
+
+def test_images_without_labels_make_a_model_without_classes(tmp_path: Path, config_factory):
+    write_prepared(tmp_path, [])
+    train.run(config_factory({"train.total_images": 32}), tmp_path)
+    assert load_bundle(tmp_path / "artifacts/train/bundle").class_names == []
+
+
+def test_an_empty_split_says_what_to_do(tmp_path: Path, tiny_config: Config):
+    write_prepared(tmp_path, CLASS_NAMES, num_validation=0)
+    with pytest.raises(DataError, match="the validation split of dots has no image"):
+        train.run(tiny_config, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun_leave_the_same_outputs(
+    root: Path, config_factory: Callable[..., Config]
+):
+    weights = []
+    for num_processes in (1, 2):
+        config = config_factory(
+            {"train.num_processes": num_processes, "train.model.channels": [16]}
+        )
+        params = config.model_dump(by_alias=True, mode="json")
+        with (root / "params.yaml").open("w") as file:
+            YAML().dump(params, file)
+        process = subprocess.run(
+            [sys.executable, "-m", "vivero.stages.train"],
+            cwd=root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        weights.append(load_bundle(root / "artifacts/train/bundle").denoiser.network.state_dict())
+    differences = [float((weights[0][n] - weights[1][n]).abs().max()) for n in weights[0]]
+    sys.stdout.write(json.dumps(max(differences)))
+    assert max(differences) < 1e-5
