@@ -33,6 +33,15 @@ PICTURES = {
     "curves": ("Training and validation loss", "Pérdida en entrenamiento y validación"),
 }
 
+INTRO = (
+    "Each figure stands with its 95 % interval, its n, and its floor: the same figure between two "
+    "disjoint sets of real images. A Fréchet distance in another network's features than "
+    "Inception's is not FID.",
+    "Cada cifra aparece con su intervalo del 95 %, su n y su suelo: la misma cifra entre dos "
+    "conjuntos disjuntos de imágenes reales. Una distancia de Fréchet con rasgos de una red que no "
+    "sea Inception no es FID.",
+)
+
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -60,11 +69,7 @@ button { float: right; font: inherit; padding: .2rem .8rem; border: 1px solid #8
 <body>
 <button type="button" id="language" lang="es">Español</button>
 <h1>{{ t("Evaluation of the candidate", "Evaluación del candidato") }}</h1>
-<p>{{ t("Each figure stands with its 95 % interval, its n, and its floor: the same figure between two "
-"disjoint sets of real images. A Fréchet distance in another network's features than Inception's is "
-"not FID.", "Cada cifra aparece con su intervalo del 95 %, su n y su suelo: la misma cifra entre dos "
-"conjuntos disjuntos de imágenes reales. Una distancia de Fréchet con rasgos de una red que no sea "
-"Inception no es FID.") }}</p>
+<p>{{ t(*intro) }}</p>
 <div class="scroll"><table>
 <thead><tr><th>{{ t("figure", "cifra") }}</th><th class="n">{{ t("value", "valor") }}</th>
 <th class="n">{{ t("95 % interval", "intervalo del 95 %") }}</th>
@@ -73,7 +78,8 @@ button { float: right; font: inherit; padding: .2rem .8rem; border: 1px solid #8
 <tbody>
 {% for name, m in report.metrics.items() -%}
 <tr><td><code>{{ name }}</code></td><td class="n">{{ m.value | short }}</td>
-<td class="n">{{ m.low | short }} – {{ m.high | short }}</td><td class="n">{{ m.floor | short }}</td>
+<td class="n">[{{ m.low | short }}, {{ m.high | short }}]</td>
+<td class="n">{{ m.floor | short }}</td>
 <td class="n">{{ m.n }}</td>
 <td>{{ t("lower", "menor") if m.better == "lower" else t("higher", "mayor") }}</td></tr>
 {% endfor -%}
@@ -139,6 +145,7 @@ def write_page(report: Mapping[str, Any], pictures: Mapping[str, Path], path: Pa
         report={"not_computed": {}, "lineage": {}, **report},
         pictures=encoded,
         titles=PICTURES,
+        intro=INTRO,
         t=in_both,
     )
     write_text(path, page)

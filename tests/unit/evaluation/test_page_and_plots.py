@@ -51,7 +51,7 @@ def test_the_page_stands_alone_in_two_languages(tmp_path: Path):
     assert "Evaluación del candidato" in page
     assert "Evaluation of the candidate" in page
     assert PICTURES["grid"][1] in page
-    assert "4.5 – 5.5" in page
+    assert "[4.5, 5.5]" in page
 
 
 def test_what_comes_from_data_stays_text(tmp_path: Path):
