@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from vivero.config.schema import Count, ModelConfig, Positive, Section
@@ -66,7 +67,8 @@ def save(bundle_dir: Path, weights: Mapping[str, Tensor], config: NetworkConfig)
     }
     network_dir = bundle_dir / NETWORK_DIR
     with write_whole(network_dir / WEIGHTS_NAME) as part_path:
-        save_file(tensors, part_path, metadata={"format": "pt"})
+        # not save_file: its own error would hide that the disk is full
+        part_path.write_bytes(serialised(tensors, metadata={"format": "pt"}))
     write_json(network_dir / CONFIG_NAME, {"_class_name": DIFFUSERS_CLASS, **config.model_dump()})
 
 

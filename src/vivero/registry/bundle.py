@@ -145,7 +145,7 @@ def load_bundle(bundle_dir: Path) -> Bundle:
         ),
         schedule=build_schedule(config.diffusion),
         config=config,
-        lineage=dict(read_json(bundle_dir / "lineage.json")),
+        lineage=_read_lineage(bundle_dir / "lineage.json"),
         weights_sha256=sha256_of_file(bundle_dir / NETWORK_DIR / WEIGHTS_NAME),
     )
 
@@ -192,7 +192,14 @@ def _hashes(bundle_dir: Path) -> dict[str, str]:
 def _read_config(path: Path) -> BundleConfig:
     try:
         return BundleConfig.model_validate(read_json(path))
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{path} is not the settings of a bundle that this version of vivero knows: {error}"
         ) from error
+
+
+def _read_lineage(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (OSError, TypeError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {error}; {AGAIN}") from error

@@ -3,6 +3,7 @@
 Also `sample_to_folder`, behind `vivero sample`: images as PNG files, each with its own record.
 """
 
+import io
 import logging
 import re
 import sys
@@ -255,8 +256,10 @@ def _make_room(out_dir: Path, names: Sequence[str]) -> None:
 
 
 def _write_array(path: Path, values: np.ndarray) -> None:
-    with write_whole(path) as part_path, part_path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+    buffer = io.BytesIO()  # numpy's own writing to a file hides that the disk is full
+    np.save(buffer, values, allow_pickle=False)
+    with write_whole(path) as part_path:
+        part_path.write_bytes(buffer.getvalue())
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Bundles: what goes in comes out, whole or not at all; diffusers can read them too."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from vivero.diffusion.generation import GenerationSpec, generate
-from vivero.errors import BundleError
+from vivero.errors import BundleError, ViveroError
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
@@ -156,6 +157,27 @@ def test_loading_runs_nothing_of_the_bundle(bundle_dir: Path):
 
     load_bundle(bundle_dir)
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "lineage.json", SAFETENSORS])
+def test_a_manifest_that_leaves_out_a_needed_file_does_not_help(bundle_dir: Path, name: str):
+    (bundle_dir / name).unlink()
+    manifest = json.loads((bundle_dir / "manifest.json").read_text())
+    del manifest["files"][name]
+    (bundle_dir / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=name):
+        load_bundle(bundle_dir)
+
+
+def test_a_full_disk_is_called_by_its_name(bundle_dir, tiny_config, monkeypatch):
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ViveroError, match="no space left on the disk"):
+        write_bundle(bundle_dir, contents(tiny_config))
+    monkeypatch.undo()
+    load_bundle(bundle_dir)
 
 
 def test_images_without_labels_need_no_classes(tmp_path: Path, tiny_config):
