@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What one image, or the images of one shard together, may have, so that a shard stays below 64 MB:
+# the rest is room for keys and the footer.
+MAX_IMAGE_BYTES = 60_000_000
 STORED_BLOCK_BYTES = 0xFFFF
 COLOUR_TYPES = {1: 0, 3: 2}  # PNG's numbers for grey and RGB
 

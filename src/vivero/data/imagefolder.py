@@ -1,22 +1,17 @@
 """Imports a folder that someone else made; every file ends in a shard or in quarantine."""
 
-import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from vivero.data.card import DataCard
-from vivero.data.clean_png import compressed_png, is_clean_png
-from vivero.data.facts import is_grey
+from vivero.data.cleaning import ImportedImage, import_file
 from vivero.data.folder_files import FolderListing, list_folder
 from vivero.data.folder_layout import FolderLayout, PlacedFile, folder_layout
 from vivero.data.folder_metadata import read_metadata
 from vivero.data.folders import check_free, new_folder
-from vivero.data.image_files import Refusal, decode
+from vivero.data.image_files import Refusal
 from vivero.data.isolation import Crash, Limits, map_isolated
 from vivero.data.progress import with_progress
 from vivero.data.quarantine import (
@@ -27,7 +22,6 @@ from vivero.data.quarantine import (
     write_quarantine,
 )
 from vivero.data.shards import (
-    MAX_IMAGE_BYTES,
     SPLITS,
     ImageRow,
     Split,
@@ -36,7 +30,6 @@ from vivero.data.shards import (
 )
 from vivero.errors import DataError
 
-MAX_FILE_BYTES = 256_000_000
 FILES_PER_BATCH = 8
 
 
@@ -66,14 +59,6 @@ class ImportReport:
         if self.num_channels == 3:
             lines.append("for colour, set prepare_data.num_channels: 3 in params.yaml")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class ImportedImage:
-    """A file as it goes into a shard: a PNG of pixels and nothing else."""
-
-    content: bytes
-    is_grey: bool
 
 
 @dataclass
@@ -128,42 +113,6 @@ def import_folder(
         num_channels=3 if progress.has_colour else 1,
         seconds=time.monotonic() - started_s,
     )
-
-
-def import_file(path: Path) -> ImportedImage | Refusal:
-    """Read, decode and clean one file; runs in a worker, since the file may be hostile."""
-    content = _content(path)
-    if isinstance(content, Refusal):
-        return content
-    image = decode(content, path.name)
-    if isinstance(image, Refusal):
-        return image
-    try:
-        cleaned = content if is_clean_png(content) else compressed_png(image)
-        grey = is_grey(np.asarray(image))
-    except MemoryError:
-        return Refusal("decompression_bomb", "storing it needs more memory than a worker may use")
-    if len(cleaned) > MAX_IMAGE_BYTES:
-        return Refusal("too_large", f"{len(cleaned)} bytes as PNG; at most {MAX_IMAGE_BYTES}")
-    return ImportedImage(cleaned, grey)
-
-
-def _content(path: Path) -> bytes | Refusal:
-    """The bytes of a regular file; what has become something else meanwhile is not followed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        return Refusal("unreadable", str(error.strerror))
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            return Refusal("not_a_file", "it is no regular file any more")
-        if facts.st_size > MAX_FILE_BYTES:
-            return Refusal("too_large", f"{facts.st_size} bytes; at most {MAX_FILE_BYTES}")
-        try:
-            return file.read(MAX_FILE_BYTES)
-        except OSError as error:
-            return Refusal("unreadable", str(error.strerror))
 
 
 def _check_places(folder: Path, data_dir: Path, overwrite: bool) -> None:

@@ -16,13 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vivero.data.card import DataCard, write_card
+from vivero.data.clean_png import MAX_IMAGE_BYTES
 from vivero.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-MAX_SHARD_BYTES = 64_000_000
-MAX_IMAGE_BYTES = 60_000_000  # raw bytes in one shard; the rest is room for keys and the footer
 ROWS_PER_GROUP = 1000
 GROUP_BYTES = 16_000_000  # large images make smaller row groups: reading needs little memory
 SHARD_NAME = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})\.parquet")

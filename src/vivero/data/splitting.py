@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vivero.data.shards import Split
 
-HASH_DIGITS = 16  # hexadecimal, so 64 bits: shares are kept to one part in 10^19
+HASH_DIGITS = 13  # hexadecimal, so 52 bits: what a float holds exactly, and always below 1
 
 
 @dataclass(frozen=True)
