@@ -1,0 +1,80 @@
+"""Held-out denoising loss by noise level: a figure with little noise of its own and no extractor.
+
+The noise bank is fixed by a seed: two models that are compared see the same images, levels and
+noise. Letters: N images, C channels, H rows, W columns, S levels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vivero.evaluation.intervals import Estimate, mean_estimate
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy, sigma, labels
+Weight = Callable[[Tensor], Tensor]  # sigma to the weight of its squared error
+BATCH_IMAGES = 250
+
+
+@dataclass(frozen=True)
+class NoiseBank:
+    """Real images and the noise that is put on them; the same for every model.
+
+    Attributes:
+        clean: Shape (N, C, H, W), in [-1, 1].
+        labels: Shape (N,), int64.
+        sigmas: Shape (S,), rising.
+        seed: Of the noise.
+    """
+
+    clean: Float[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"]
+    sigmas: Float[Tensor, " S"]
+    seed: int
+
+    def noise(self, level: int) -> Float[Tensor, "N C H W"]:
+        """The noise of one level, standard normal."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + level)
+        return torch.randn(self.clean.shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class LevelLoss:
+    """The loss at one noise level."""
+
+    sigma: float
+    loss: Estimate
+
+
+def noise_levels(num_levels: int, least: float, most: float) -> Float[Tensor, " S"]:
+    """Levels at equal steps of ln(sigma)."""
+    ends = torch.tensor([least, most]).log()
+    return torch.linspace(float(ends[0]), float(ends[1]), num_levels).exp()
+
+
+def loss_by_noise_level(denoise: Denoise, weight: Weight, bank: NoiseBank) -> Iterator[LevelLoss]:
+    """The weighted squared error at each level, with its interval over images.
+
+    loss(sigma) = weight(sigma) * mean((denoise(clean + sigma * noise) - clean)^2)
+
+    Args:
+        denoise: The model.
+        weight: Weight of each level, (B,) to (B,).
+        bank: Images, levels and noise.
+
+    Yields:
+        One level at a time, least noise first.
+    """
+    for level, sigma in enumerate(bank.sigmas.tolist()):
+        noisy = bank.clean + sigma * bank.noise(level)
+        errors = []
+        for start in range(0, len(noisy), BATCH_IMAGES):
+            rows = slice(start, start + BATCH_IMAGES)
+            levels = torch.full((len(noisy[rows]),), sigma)
+            with torch.inference_mode():
+                denoised = denoise(noisy[rows], levels, bank.labels[rows])
+                error = (denoised - bank.clean[rows]).square().mean(dim=(1, 2, 3))
+            errors.append(weight(levels) * error)
+        yield LevelLoss(sigma, mean_estimate(torch.cat(errors)))
