@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401 - an optimiser imports it; once here, not in every child
 
 from tests.unit.training import tiny_run
 from vivero.training import step

@@ -74,6 +74,7 @@ def test_only_the_first_process_writes(two: Path):
     assert len(list(two.glob("started-*"))) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_the_checkpoint_of_one(two: Path, tmp_path: Path):
     tiny_run(tmp_path).go()
     (tmp_path / "checkpoints/0000000096").rename(tmp_path / "last")
