@@ -134,6 +134,14 @@ def history(root: Path, name: str) -> list[Event]:
     return [Event(**json.loads(tags[key])) for key in keys]
 
 
+def withdrawal(root: Path, name: str, version: str) -> Event | None:
+    """The rollback that took a version out of use; None when it was not, or came back since."""
+    events = [event for event in history(root, name) if version in (event.champion, event.former)]
+    last = events[-1] if events else None
+    is_withdrawn = last is not None and last.action == "rollback" and last.former == version
+    return last if is_withdrawn else None
+
+
 def _tags(root: Path, name: str) -> dict[str, str]:
     """Tags of the registered model; none when there is no such model."""
     client = open_client(root)

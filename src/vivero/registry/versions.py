@@ -1,10 +1,5 @@
-"""Model versions in the MLflow registry: made once per weights, found by name, brought here.
+"""Model versions in the MLflow registry: found by name, brought here, checked."""
 
-A version is a pyfunc model from code (no pickle) whose artifacts are the bundle, the report it was
-judged by, and the sample of real images that drift is measured against.
-"""
-
-import importlib.metadata
 import json
 import re
 import shutil
@@ -18,15 +13,12 @@ import mlflow
 from vivero.config.environment import tracking_uri
 from vivero.config.paths import work_dir
 from vivero.errors import BundleError, TrackingError
-from vivero.files import read_json
 from vivero.registry.bundle import load_bundle
-from vivero.tracking.store import open_client, refusals, store_lock
+from vivero.tracking.store import open_client, refusals
 
 CHAMPION, PREVIOUS = "champion", "previous"
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
-SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
-MAX_TAG_LETTERS = 4000
-MAX_DESCRIPTION_LETTERS = 5000  # what MLflow's database keeps; sqlite alone keeps more
+WEIGHTS_TAG = "vivero.weights_sha256"
 
 
 @dataclass(frozen=True)
@@ -52,104 +44,7 @@ class ModelVersion:
     @property
     def weights_sha256(self) -> str:
         """Hash of the weights file; empty for versions that others made."""
-        return self.tags.get("vivero.weights_sha256", "")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is to be registered.
-
-    Attributes:
-        bundle_dir: The bundle.
-        metrics_path: Its report, evaluate's metrics.json.
-        drift_reference_path: Real images' features for drift; may be absent.
-        verdict: The gate's verdict, as JSON values.
-        card: The model card with its figures.
-        run_id: The training's MLflow run.
-        model_id: The LoggedModel that the training announced; None to make one.
-    """
-
-    bundle_dir: Path
-    metrics_path: Path
-    drift_reference_path: Path
-    verdict: dict[str, Any]
-    card: str
-    run_id: str
-    model_id: str | None
-
-
-def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
-    """Make a model version of the candidate, or find the one that has its weights already.
-
-    Returns:
-        The version, and whether it is new.
-
-    Raises:
-        TrackingError: When MLflow cannot be reached or refuses.
-        BundleError: When the bundle is damaged.
-    """
-    bundle = load_bundle(candidate.bundle_dir)
-    client = open_client(root)
-    with refusals(tracking_uri(root)), store_lock(root):
-        for version in list_versions(root, name):
-            if version.weights_sha256 == bundle.weights_sha256:
-                return version, False
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
-            client.create_registered_model(name, description="Made by Vivero.")
-        model_id = _log_model(candidate)
-        tags = _tags(candidate, bundle.weights_sha256, bundle.lineage)
-        made = client.create_model_version(
-            name,
-            source=f"models:/{model_id}",
-            run_id=candidate.run_id,
-            tags=tags,
-            description=_shortened(candidate.card),
-            model_id=model_id,
-        )
-    return _find(root, name, str(made.version)), True
-
-
-def _log_model(candidate: Candidate) -> str:
-    metrics = read_json(candidate.metrics_path)["metrics"]
-    artifacts = {
-        "bundle": str(candidate.bundle_dir),
-        "metrics": str(candidate.metrics_path),
-    }
-    if candidate.drift_reference_path.exists():
-        artifacts["drift_reference"] = str(candidate.drift_reference_path)
-    run = mlflow.get_run(candidate.run_id).info
-    with mlflow.start_run(
-        experiment_id=run.experiment_id, run_name="register", parent_run_id=run.run_id
-    ):
-        logged = mlflow.pyfunc.log_model(
-            name="vivero",
-            python_model=str(SERVED_MODEL_PATH),
-            artifacts=artifacts,
-            pip_requirements=[f"vivero=={importlib.metadata.version('vivero')}"],
-            model_id=candidate.model_id,
-        )
-        mlflow.log_metrics(
-            {key: metric["value"] for key, metric in metrics.items()}, model_id=logged.model_id
-        )
-    return str(logged.model_id)
-
-
-def _shortened(card: str) -> str:
-    """The card as the registry can hold it; whole lines only."""
-    if len(card) <= MAX_DESCRIPTION_LETTERS:
-        return card
-    note = "\n... (the whole card is MODEL_CARD.md among the model's files)"
-    return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
-
-
-def _tags(candidate: Candidate, weights_sha256: str, lineage: dict[str, Any]) -> dict[str, str]:
-    facts = {
-        "weights_sha256": weights_sha256,
-        "verdict": candidate.verdict["verdict"],
-        "reasons": "; ".join(gate["reason"] for gate in candidate.verdict["gates"]),
-        **{f"lineage.{key}": value for key, value in lineage.items() if value is not None},
-    }
-    return {f"vivero.{key}": str(value)[:MAX_TAG_LETTERS] for key, value in facts.items()}
+        return self.tags.get(WEIGHTS_TAG, "")
 
 
 def list_versions(root: Path, name: str) -> list[ModelVersion]:
@@ -182,7 +77,12 @@ def find_alias(root: Path, name: str, alias: str) -> ModelVersion | None:
     return next((v for v in list_versions(root, name) if alias in v.aliases), None)
 
 
-def _find(root: Path, name: str, number: str) -> ModelVersion:
+def find_number(root: Path, name: str, number: str) -> ModelVersion:
+    """The version of this number.
+
+    Raises:
+        TrackingError: When there is none; it says which there are.
+    """
     versions = list_versions(root, name)
     for version in versions:
         if version.version == number:
@@ -207,7 +107,7 @@ def find_version(root: Path, uri: str) -> ModelVersion:
             f"or the path of a bundle folder"
         )
     if match["version"]:
-        return _find(root, match["name"], match["version"])
+        return find_number(root, match["name"], match["version"])
     found = find_alias(root, match["name"], match["alias"])
     if found is None:
         raise TrackingError(

@@ -62,7 +62,11 @@ def read_report(root: Path) -> dict[str, Any]:
     path = artifacts_dir(root, "evaluate") / "metrics.json"
     if not path.exists():
         raise DataError(f"{path.relative_to(root)} is missing; run `dvc repro evaluate` first")
-    return dict(read_json(path))
+    report = dict(read_json(path))
+    lineage_path = artifacts_dir(root, "train") / "bundle" / "lineage.json"
+    if "lineage" not in report and lineage_path.exists():
+        report["lineage"] = read_json(lineage_path)
+    return report
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.files import read_json, sha256_of_json, write_json
 from vivero.processes import run_stage
-from vivero.registry.promotion import Request, promote
+from vivero.registry.promotion import Request, promote, withdrawal
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,13 @@ def _outcome(
         return False, (
             f"version {number} of '{name}' was not promoted ({verdict['verdict']}): "
             f"{'; '.join(open_gates)}. The champion is unchanged"
+        )
+    withdrawn = withdrawal(root, name, number)
+    if withdrawn is not None:
+        return False, (
+            f"version {number} of '{name}' was not promoted: {withdrawn.by} rolled it back at "
+            f"{withdrawn.at} ({withdrawn.why}). The champion is unchanged; "
+            f"`vivero promote {number}` brings it back by hand"
         )
     why = "; ".join(gate["reason"] for gate in verdict["gates"])
     request = Request(name, number, verdict["champion"], why, sha256_of_json(verdict))

@@ -17,7 +17,8 @@ from vivero.files import read_json, write_json
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.card import CardFacts, model_card
-from vivero.registry.versions import Candidate, ModelVersion, register_version
+from vivero.registry.registration import Candidate, register_version
+from vivero.registry.versions import ModelVersion
 from vivero.tracking.mirror import reconcile
 from vivero.tracking.tracker import RunIds
 

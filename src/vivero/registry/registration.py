@@ -1,0 +1,186 @@
+"""Putting a model into the MLflow registry, once for the same weights.
+
+A version is a pyfunc model from code (no pickle) whose artifacts are the bundle, the report it was
+judged by, and the sample of real images that drift is measured against.
+"""
+
+import importlib.metadata
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # at import MLflow warns of its own type hints
+    import mlflow.pyfunc
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from vivero.config.environment import tracking_uri
+from vivero.files import read_json
+from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.versions import (
+    CHAMPION,
+    WEIGHTS_TAG,
+    ModelVersion,
+    find_number,
+    list_versions,
+)
+from vivero.tracking.runs import RUN_KEY_TAG, find_run
+from vivero.tracking.store import open_client, refusals, store_lock
+
+SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
+MODEL_NAME = "vivero"  # of the files in MLflow; the registered model has its own
+MAX_TAG_LETTERS = 4000
+MAX_DESCRIPTION_LETTERS = 5000  # what MLflow's database keeps; sqlite alone keeps more
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be registered.
+
+    Attributes:
+        bundle_dir: The bundle.
+        metrics_path: Its report, evaluate's metrics.json.
+        drift_reference_path: Real images' features for drift; may be absent.
+        verdict: The gate's verdict, as JSON values.
+        card: The model card with its figures.
+        run_id: The training's MLflow run.
+        model_id: The LoggedModel that the training announced; None to make one.
+    """
+
+    bundle_dir: Path
+    metrics_path: Path
+    drift_reference_path: Path
+    verdict: dict[str, Any]
+    card: str
+    run_id: str
+    model_id: str | None
+
+
+def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
+    """Make a model version of the candidate, or find the one that has its weights already.
+
+    Returns:
+        The version, and whether it is new.
+
+    Raises:
+        TrackingError: When MLflow cannot be reached or refuses.
+        BundleError: When the bundle is damaged.
+    """
+    bundle = load_bundle(candidate.bundle_dir)
+    client = open_client(root)
+    with refusals(tracking_uri(root)), store_lock(root):
+        for version in list_versions(root, name):
+            if version.weights_sha256 == bundle.weights_sha256:
+                _update_verdict(client, version, candidate.verdict)
+                return find_number(root, name, version.version), False
+        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+            client.create_registered_model(name, description="Made by Vivero.")
+        model_id = _log_model(client, candidate, bundle)
+        tags = _tags(candidate, bundle.weights_sha256, bundle.lineage)
+        made = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=candidate.run_id,
+            tags=tags,
+            description=_shortened(candidate.card),
+            model_id=model_id,
+        )
+    return find_number(root, name, str(made.version)), True
+
+
+def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
+    """Id of a finished LoggedModel with the candidate's files."""
+    run = client.get_run(candidate.run_id).info
+    model_id, has_files = _model_to_fill(client, candidate, bundle.weights_sha256, run)
+    if has_files:  # a kill came before the version was made
+        return model_id
+    artifacts = {"bundle": str(candidate.bundle_dir), "metrics": str(candidate.metrics_path)}
+    if candidate.drift_reference_path.exists():
+        artifacts["drift_reference"] = str(candidate.drift_reference_path)
+    metrics = read_json(candidate.metrics_path)["metrics"]
+    run_key = f"register-{bundle.weights_sha256}"
+    child_id = find_run(client, run.experiment_id, run_key)
+    child = {} if child_id else {"parent_run_id": run.run_id, "tags": {RUN_KEY_TAG: run_key}}
+    with (
+        mlflow.start_run(
+            run_id=child_id, experiment_id=run.experiment_id, run_name="register", **child
+        ),
+        warnings.catch_warnings(),
+    ):
+        # An example would make images now; the check in a clean process does so before promotion.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        mlflow.pyfunc.log_model(
+            name=MODEL_NAME,
+            python_model=str(SERVED_MODEL_PATH),
+            artifacts=artifacts,
+            signature=_signature(bundle),
+            pip_requirements=[f"vivero=={importlib.metadata.version('vivero')}"],
+            model_id=model_id,
+        )
+        mlflow.log_metrics(
+            {key: metric["value"] for key, metric in metrics.items()}, model_id=model_id
+        )
+    client.set_logged_model_tags(model_id, {WEIGHTS_TAG: bundle.weights_sha256})
+    return model_id
+
+
+def _model_to_fill(
+    client: Any, candidate: Candidate, weights_sha256: str, run: Any
+) -> tuple[str, bool]:
+    """The LoggedModel that the training announced, or a new one; and whether it has its files.
+
+    A training made again with other threads may end in other weights under the same run: the
+    files of the first ones stay as they are.
+    """
+    if candidate.model_id is not None:
+        announced = client.get_logged_model(candidate.model_id)
+        if announced.tags.get(WEIGHTS_TAG) == weights_sha256:
+            return candidate.model_id, True
+        if str(announced.status) == "PENDING":
+            return candidate.model_id, False
+    made = client.create_logged_model(
+        run.experiment_id, name=MODEL_NAME, source_run_id=run.run_id, model_type="image-diffusion"
+    )
+    return str(made.model_id), False
+
+
+def _signature(bundle: Bundle) -> ModelSignature:
+    """What `predict` takes: a table of label and index, and how to sample."""
+    defaults = bundle.sampling_defaults
+    params = [
+        ParamSpec("seed", DataType.long, 0),
+        ParamSpec("sampler", DataType.string, defaults["sampler"]),
+        ParamSpec("num_steps", DataType.long, defaults["num_steps"]),
+        ParamSpec("guidance", DataType.double, float(defaults["guidance"])),
+    ]
+    columns = [ColSpec(DataType.long, name) for name in ("label", "index")]
+    return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
+
+
+def _shortened(card: str) -> str:
+    """The card as the registry can hold it; whole lines only."""
+    if len(card) <= MAX_DESCRIPTION_LETTERS:
+        return card
+    note = "\n... (the whole card is MODEL_CARD.md among the model's files)"
+    return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
+
+
+def _update_verdict(client: Any, version: ModelVersion, verdict: dict[str, Any]) -> None:
+    """The last verdict counts, but a champion's comparison with itself says nothing new."""
+    if CHAMPION in version.aliases:
+        return
+    for key, value in _verdict_tags(verdict).items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _verdict_tags(verdict: dict[str, Any]) -> dict[str, str]:
+    reasons = "; ".join(gate["reason"] for gate in verdict["gates"])
+    return {"vivero.verdict": verdict["verdict"], "vivero.reasons": reasons[:MAX_TAG_LETTERS]}
+
+
+def _tags(candidate: Candidate, weights_sha256: str, lineage: dict[str, Any]) -> dict[str, str]:
+    known = {f"vivero.lineage.{key}": str(v) for key, v in lineage.items() if v is not None}
+    return {WEIGHTS_TAG: weights_sha256, **_verdict_tags(candidate.verdict), **known}

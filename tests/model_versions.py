@@ -1,0 +1,82 @@
+"""Everything that register, judge and promote need, made in a second instead of by a training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vivero.config.schema import Config
+from vivero.files import write_json
+from vivero.models.load import build_network
+from vivero.registry.bundle import BundleContents, write_bundle
+from vivero.registry.bundle_config import BundleConfig, bundle_config
+from vivero.tracking.journal import Entry, Journal
+from vivero.tracking.tracker import RunSpec
+
+FD = "fd.efficientnet_lite0.5k"
+
+
+def report(distance: float = 5.0, protocol: str = "a") -> dict[str, Any]:
+    """A report as evaluate writes it, of a model with this Frechet distance."""
+
+    def metric(value: float, std_error: float, floor: float | None, better: str) -> dict[str, Any]:
+        low, high = value - 2 * std_error, value + 2 * std_error
+        return {
+            "value": value, "low": low, "high": high, "std_error": std_error, "n": 5000,
+            "floor": floor, "better": better,
+        }  # fmt: skip
+
+    return {
+        "protocol": {"hash": protocol * 64},
+        "metrics": {
+            FD: metric(distance, 0.1, 1.0, "lower"),
+            "label_agreement.small_cnn.5k": metric(0.93, 0.004, 0.9, "higher"),
+            "copied_share.features.500": metric(0.0, 0.0, 0.0, "lower"),
+        },
+    }
+
+
+def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 5.0) -> str:
+    """artifacts/ as train, prepare_data, compute_reference and evaluate leave it.
+
+    Returns:
+        sha256 of the weights.
+    """
+    artifacts = root / "artifacts"
+    values = bundle_config(config, ["shirt", "shoe", "bag"])
+    generator = torch.Generator().manual_seed(seed)
+    state = build_network(BundleConfig.model_validate(values).network).state_dict()
+    weights = {n: 0.1 * torch.randn(v.shape, generator=generator) for n, v in state.items()}
+    lineage = {"data_digest": "d.dir", "code_commit": None, "params_sha256": "p", "seed": seed}
+    contents = BundleContents(weights, values, lineage, "# A model\n")
+    weights_sha256 = write_bundle(artifacts / "train" / "bundle", contents)
+
+    spec = RunSpec(
+        experiment="vivero",
+        run_key=f"fingerprint-{seed}",
+        run_name=f"train-{seed}",
+        journal_path=artifacts / "train" / "journal.jsonl",
+        params={"train.seed": str(seed)},
+        model_name="vivero",
+    )
+    spec.journal_path.unlink(missing_ok=True)
+    journal = Journal(spec.journal_path)
+    journal.append(Entry("run", values=spec.to_values()))
+    for step in (8, 16):
+        journal.append(Entry("metrics", images_seen=step, values={"train/loss": 1 / step}))
+    journal.close()
+    write_json(artifacts / "train" / "summary.json", {"num_parameters": 7, "total_images": 16})
+    write_json(
+        artifacts / "prepare_data" / "images" / "card.json", {"name": "tiny", "class_names": []}
+    )
+    reference_dir = artifacts / "compute_reference" / "reference"
+    reference_dir.mkdir(parents=True, exist_ok=True)
+    (reference_dir / "drift.safetensors").write_bytes(b"features")
+    write_json(artifacts / "evaluate" / "metrics.json", report(distance))
+    return weights_sha256
+
+
+def read(root: Path, name: str) -> dict[str, Any]:
+    """A JSON file below artifacts/."""
+    return dict(json.loads((root / "artifacts" / name).read_text()))

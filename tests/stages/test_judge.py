@@ -1,0 +1,74 @@
+"""Stage `judge`: a verdict with its reasons, against the champion of the registry."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.model_versions import FD, make_artifacts, read, report
+from vivero.config.schema import Config
+from vivero.errors import DataError, TrackingError
+from vivero.files import write_json
+from vivero.registry.versions import CHAMPION
+from vivero.stages import judge, register
+from vivero.tracking.store import open_client
+
+
+def make_champion(root: Path, config: Config, distance: float = 5.0) -> None:
+    make_artifacts(root, config, seed=0, distance=distance)
+    judge.run(config, root)
+    version = register.run(config, root)
+    open_client(root).set_registered_model_alias("vivero", CHAMPION, version.version)
+
+
+def test_the_first_sound_model_is_first(root: Path, tiny_config: Config):
+    weights_sha256 = make_artifacts(root, tiny_config)
+    judge.run(tiny_config, root)
+    verdict = read(root, "judge/verdict.json")
+    assert verdict["verdict"] == "first"
+    assert verdict["champion"] is None
+    assert verdict["weights_sha256"] == weights_sha256
+    assert {gate["name"]: gate["passed"] for gate in verdict["gates"]}["lineage"] is True
+    assert read(root, "judge/summary.json")["made"] == "verdict 'first', 5 of 5 gates passed"
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"), [(4.0, "promote"), (5.05, "hold"), (6.0, "reject")]
+)
+def test_the_champion_of_the_registry_is_the_measure(
+    root: Path, tiny_config: Config, distance: float, expected: str
+):
+    make_champion(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=distance)
+    assert judge.run(tiny_config, root).verdict == expected
+    verdict = read(root, "judge/verdict.json")
+    assert verdict["champion"] == "1"
+    assert verdict["is_champion_itself"] is False
+    assert f"{FD} is {distance:g}, the champion's 5" in verdict["gates"][-1]["reason"]
+
+
+def test_the_champion_is_known_again(root: Path, tiny_config: Config):
+    make_champion(root, tiny_config)
+    assert judge.run(tiny_config, root).verdict == "hold"
+    assert read(root, "judge/verdict.json")["is_champion_itself"] is True
+
+
+def test_another_protocol_is_held(root: Path, tiny_config: Config):
+    make_champion(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1)
+    write_json(root / "artifacts" / "evaluate" / "metrics.json", report(1.0, protocol="b"))
+    assert judge.run(tiny_config, root).verdict == "hold"
+    assert "another protocol" in read(root, "judge/verdict.json")["gates"][-1]["reason"]
+
+
+def test_without_a_report_it_says_what_makes_one(root: Path, tiny_config: Config):
+    with pytest.raises(DataError, match=r"metrics\.json is missing; run `dvc repro evaluate`"):
+        judge.run(tiny_config, root)
+
+
+def test_without_mlflow_it_says_so(
+    root: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    make_artifacts(root, tiny_config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="does not answer"):
+        judge.run(tiny_config, root)

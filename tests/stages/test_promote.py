@@ -1,0 +1,129 @@
+"""Stage `promote`: acts on a verdict that allows it; a refusal says which gate and by how much."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.model_versions import make_artifacts, read
+from vivero.config.schema import Config
+from vivero.errors import DataError, PromotionError
+from vivero.registry.check_model import check_bundle
+from vivero.registry.promotion import Request, history, promote_by_hand, rollback
+from vivero.registry.versions import CHAMPION, find_alias, list_versions
+from vivero.stages import judge, promote, register
+from vivero.tracking.store import open_client
+
+
+@pytest.fixture(autouse=True)
+def _checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check models in this process: the clean one takes seconds to start and has its own tests."""
+    monkeypatch.setattr(
+        "vivero.registry.promotion.check_in_clean_process",
+        lambda bundle_dir, num_images, _timeout_s: check_bundle(bundle_dir, num_images),
+    )
+
+
+def flow(root: Path, config: Config) -> bool:
+    judge.run(config, root)
+    register.run(config, root)
+    return promote.run(config, root)
+
+
+def champion(root: Path) -> str | None:
+    found = find_alias(root, "vivero", CHAMPION)
+    return found.version if found else None
+
+
+def test_the_whole_way_twice_changes_nothing_the_second_time(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    assert flow(root, tiny_config) is True
+    assert champion(root) == "1"
+    assert read(root, "promote/promotion.json")["promoted"] is True
+    before = history(root, "vivero"), list_versions(root, "vivero")
+
+    assert flow(root, tiny_config) is True
+    assert (history(root, "vivero"), list_versions(root, "vivero")) == before
+    assert "is the champion already" in read(root, "promote/promotion.json")["message"]
+
+
+@pytest.mark.parametrize(
+    ("distance", "said"),
+    [
+        (5.05, "not promoted (hold): not better beyond chance"),
+        (6.0, "not promoted (reject): worse beyond chance"),
+        (40.0, "over floor is 40, at most 30, over by 10"),
+    ],
+)
+def test_a_refusal_says_which_gate_and_by_how_much(
+    root: Path, tiny_config: Config, distance: float, said: str
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=distance)
+    assert flow(root, tiny_config) is False
+    promotion = read(root, "promote/promotion.json")
+    assert promotion["promoted"] is False
+    assert said in promotion["message"]
+    assert promotion["message"].endswith("The champion is unchanged")
+    assert champion(root) == "1"
+
+
+def test_a_better_model_becomes_champion_and_the_verdict_is_recorded(
+    root: Path, tiny_config: Config
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    assert flow(root, tiny_config) is True
+    assert champion(root) == "2"
+    event = history(root, "vivero")[-1]
+    assert (event.champion, event.former) == ("2", "1")
+    assert "better beyond chance" in event.why
+    assert event.verdict_sha256
+    assert event.by
+
+
+def test_what_was_rolled_back_stays_so_until_a_person_says_otherwise(
+    root: Path, tiny_config: Config
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    flow(root, tiny_config)
+    rollback(root, "vivero", "complaints")
+
+    assert flow(root, tiny_config) is False
+    assert champion(root) == "1"
+    assert "rolled it back" in read(root, "promote/promotion.json")["message"]
+    request = Request("vivero", "2", "1", "they were wrong")
+    assert promote_by_hand(root, request, tiny_config.promote, force=False)
+    assert champion(root) == "2"
+
+
+def test_a_champion_that_changed_since_the_verdict_is_left_alone(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=2, distance=1.0)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    open_client(root).set_registered_model_alias("vivero", CHAMPION, "1")
+    with pytest.raises(PromotionError, match=r"expected version 2 .* found version 1: somebody"):
+        promote.run(tiny_config, root)
+    assert champion(root) == "1"
+
+
+def test_a_verdict_on_other_weights_is_refused(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    make_artifacts(root, tiny_config, seed=1)
+    judge.run(tiny_config, root)
+    with pytest.raises(DataError, match=r"other weights than those registered; run `vivero"):
+        promote.run(tiny_config, root)
+
+
+def test_without_a_verdict_it_says_what_makes_one(root: Path, tiny_config: Config):
+    with pytest.raises(DataError, match=r"verdict\.json is missing; run `vivero judge` first"):
+        promote.run(tiny_config, root)

@@ -1,0 +1,105 @@
+"""Stage `register`: MLflow is filled from the files, and has the model once."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mlflow_stores import Server, empty_store
+from tests.model_versions import make_artifacts, read
+from vivero.config.schema import Config
+from vivero.errors import DataError, TrackingError
+from vivero.registry.promotion import rollback
+from vivero.registry.versions import list_versions, resolve_model
+from vivero.stages import judge, promote, register
+from vivero.tracking.runs import RUN_KEY_TAG
+from vivero.tracking.store import open_client
+
+
+def judged(root: Path, config: Config, seed: int = 0, distance: float = 5.0) -> str:
+    weights_sha256 = make_artifacts(root, config, seed, distance)
+    judge.run(config, root)
+    return weights_sha256
+
+
+def test_twice_the_same_makes_one_version_and_one_run(root: Path, tiny_config: Config):
+    weights_sha256 = judged(root, tiny_config)
+    register.run(tiny_config, root)
+    first = read(root, "register/registered.json")
+    register.run(tiny_config, root)
+
+    assert read(root, "register/registered.json") == first
+    assert first["version"] == "1"
+    assert first["weights_sha256"] == weights_sha256
+    assert "is already version 1" in read(root, "register/summary.json")["made"]
+    (version,) = list_versions(root, "vivero")
+    assert version.tags["vivero.verdict"] == "first"
+    client = open_client(root)
+    run = client.get_run(first["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[RUN_KEY_TAG] == "fingerprint-0"
+    points = client.get_metric_history(first["run_id"], "train/loss")
+    assert sorted(point.step for point in points) == [8, 16]
+    description = client.get_model_version("vivero", "1").description
+    assert "| fd.efficientnet_lite0.5k | 5 | 4.8 to 5.2 | 1 | 5000 | lower |" in description
+    experiment = client.get_experiment_by_name("vivero")
+    assert len(client.search_runs([experiment.experiment_id])) == 2, "training, registration"
+
+
+def test_an_emptied_store_is_filled_again(root: Path, tiny_config: Config):
+    judged(root, tiny_config)
+    register.run(tiny_config, root)
+    (root / "mlflow.db").unlink()
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mlflow.db").write_bytes(empty_store())
+    (root / "artifacts").rename(elsewhere / "artifacts")
+    judge.run(tiny_config, elsewhere)
+    register.run(tiny_config, elsewhere)
+    run_id = read(elsewhere, "register/registered.json")["run_id"]
+    assert len(open_client(elsewhere).get_metric_history(run_id, "train/loss")) == 2
+    assert (resolve_model("models:/vivero/1", elsewhere) / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("evaluate/metrics.json", "dvc repro evaluate"),
+        ("judge/verdict.json", "vivero judge"),
+        ("train/journal.jsonl", "dvc repro train"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(
+    root: Path, tiny_config: Config, missing: str, command: str
+):
+    judged(root, tiny_config)
+    (root / "artifacts" / missing).unlink()
+    with pytest.raises(DataError, match=rf"{missing} is missing; run `{command}` first"):
+        register.run(tiny_config, root)
+
+
+def test_without_mlflow_it_says_so_quickly(
+    root: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    judged(root, tiny_config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began_at = time.monotonic()
+    with pytest.raises(TrackingError, match=r"does not answer.*then run the same command again"):
+        register.run(tiny_config, root)
+    assert time.monotonic() - began_at < 30
+
+
+@pytest.mark.slow
+def test_all_of_it_works_over_http_with_a_real_server(
+    root: Path, tiny_config: Config, server: Server
+):
+    server.start()
+    for seed, distance in [(0, 5.0), (1, 3.0)]:
+        judged(root, tiny_config, seed, distance)
+        register.run(tiny_config, root)
+        assert promote.run(tiny_config, root)
+    assert (resolve_model("models:/vivero@champion", root) / "manifest.json").is_file()
+    assert rollback(root, "vivero", "back").champion == "1"
+    assert list((root / "served").rglob("*.safetensors")), "the files went through the server"
+    register.run(tiny_config, root)
+    assert [v.aliases for v in list_versions(root, "vivero")] == [("champion",), ("previous",)]

@@ -1,0 +1,214 @@
+"""The champion: moved only from where it is thought to be, never lost, always with a way back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.mlflow_stores import BrokenClient
+from tests.unit.registry.test_registration import NAME, candidate_of
+from vivero.config.schema import Config
+from vivero.errors import PromotionError, TrackingError
+from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
+from vivero.registry.check_model import check_bundle, check_in_clean_process
+from vivero.registry.promotion import (
+    ANY_CHAMPION,
+    Request,
+    history,
+    promote,
+    promote_by_hand,
+    rollback,
+    withdrawal,
+)
+from vivero.registry.registration import register_version
+from vivero.registry.versions import bring_here, find_alias
+from vivero.tracking.store import open_client
+
+
+@pytest.fixture
+def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check models in this process: the clean one takes seconds to start and has its own tests."""
+    monkeypatch.setattr(
+        "vivero.registry.promotion.check_in_clean_process",
+        lambda bundle_dir, num_images, _timeout_s: check_bundle(bundle_dir, num_images),
+    )
+
+
+@pytest.fixture
+def three_versions(root: Path, tiny_config: Config, checked_here: None) -> Path:
+    for seed in range(3):
+        register_version(root, NAME, candidate_of(root, tiny_config, seed))
+    return root
+
+
+def aliases(root: Path) -> dict[str, str]:
+    found = {alias: find_alias(root, NAME, alias) for alias in ("champion", "previous")}
+    return {alias: version.version for alias, version in found.items() if version}
+
+
+def wish(version: str, expected: str | None = ANY_CHAMPION) -> Request:
+    return Request(NAME, version, expected, "because")
+
+
+def test_the_former_champion_is_kept_and_comes_back(three_versions: Path, tiny_config: Config):
+    root, config = three_versions, tiny_config.promote
+    first = promote(root, wish("1", None), config)
+    assert first is not None
+    assert (first.champion, first.former) == ("1", None)
+    promote(root, wish("2", "1"), config)
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    assert promote(root, wish("2"), config) is None
+    assert len(history(root, NAME)) == 2
+
+    event = rollback(root, NAME, "complaints")
+    assert aliases(root) == {"champion": "1", "previous": "2"}
+    assert (event.champion, event.former, event.why) == ("1", "2", "complaints")
+    assert withdrawal(root, NAME, "2") == event
+    assert withdrawal(root, NAME, "1") is None
+    rollback(root, NAME, "they were wrong")
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    assert withdrawal(root, NAME, "2") is None
+    actions = [event.action for event in history(root, NAME)]
+    assert actions == ["promote", "promote", "rollback", "rollback"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [(None, "expected nobody .* found version 1"), ("2", "expected version 2 .* found version 1")],
+)
+def test_somebody_was_quicker(
+    three_versions: Path, tiny_config: Config, expected: str | None, said: str
+):
+    promote(three_versions, wish("1"), tiny_config.promote)
+    with pytest.raises(PromotionError, match=said):
+        promote(three_versions, wish("3", expected), tiny_config.promote)
+    assert aliases(three_versions) == {"champion": "1"}
+
+
+def test_somebody_was_quicker_while_the_model_was_checked(
+    three_versions: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    promote(three_versions, wish("1"), tiny_config.promote)
+
+    def check(*_: object) -> None:
+        open_client(three_versions).set_registered_model_alias(NAME, "champion", "2")
+
+    monkeypatch.setattr("vivero.registry.promotion.check_in_clean_process", check)
+    with pytest.raises(PromotionError, match=r"expected version 1 .* found version 2"):
+        promote(three_versions, wish("3", "1"), tiny_config.promote)
+    assert aliases(three_versions) == {"champion": "2"}
+
+
+def test_there_is_nothing_to_go_back_to(three_versions: Path, tiny_config: Config):
+    with pytest.raises(PromotionError, match=r"has no champion.*vivero models"):
+        rollback(three_versions, NAME, "why")
+    promote(three_versions, wish("1"), tiny_config.promote)
+    with pytest.raises(PromotionError, match="has no previous champion"):
+        rollback(three_versions, NAME, "why")
+
+
+def test_a_version_that_does_not_exist_is_not_promoted(three_versions: Path, tiny_config: Config):
+    with pytest.raises(TrackingError, match=r"no version 9 \(there are: 1, 2, 3\)"):
+        promote(three_versions, wish("9"), tiny_config.promote)
+
+
+def test_what_the_gate_refused_needs_force(root: Path, tiny_config: Config, checked_here: None):
+    refusal = {"verdict": "reject", "gates": [{"reason": "too far, over by 3"}]}
+    register_version(root, NAME, candidate_of(root, tiny_config, verdict=refusal))
+    with pytest.raises(PromotionError, match=r"was 'reject': too far, over by 3.*--force"):
+        promote_by_hand(root, wish("1"), tiny_config.promote, force=False)
+    event = promote_by_hand(root, wish("1"), tiny_config.promote, force=True)
+    assert event is not None
+    assert "forced; the verdict was 'reject'" in event.why
+
+
+@pytest.mark.parametrize("has_effect", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_kill_at_any_call_leaves_a_whole_champion_and_a_whole_record(
+    three_versions: Path,
+    tiny_config: Config,
+    has_effect: bool,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    root, config = three_versions, tiny_config.promote
+    promote(root, wish("1"), config)
+    promote(root, wish("2"), config)
+    client = open_client(root)
+    champion, other = "2", "3"
+    for fails_at in range(1, 60):
+        broken = BrokenClient(client, fails_at, has_effect)
+        with monkeypatch.context() as patch:
+            for module in ("promotion", "versions"):
+                patch.setattr(f"vivero.registry.{module}.open_client", lambda _, b=broken: b)
+            try:
+                promote(root, wish(other), config)
+            except TrackingError:
+                pass
+            else:
+                break
+        found = find_alias(root, NAME, "champion")
+        assert found is not None
+        assert found.version in (champion, other)
+        bring_here(root, found)
+
+        promote(root, wish(other), config)
+        assert aliases(root) == {"champion": other, "previous": champion}
+        events = history(root, NAME)
+        assert len(events) == 2 + fails_at
+        assert (events[-1].champion, events[-1].former) == (other, champion)
+        assert "vivero.move" not in client.get_registered_model(NAME).tags
+        champion, other = other, champion
+    assert 12 < fails_at < 59, "the fault never fired, or always"
+
+
+def test_an_interrupted_move_that_a_person_overtook_is_forgotten(
+    three_versions: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    root, config = three_versions, tiny_config.promote
+    promote(root, wish("1"), config)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vivero.registry.promotion._make_move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(root, wish("2"), config)
+    open_client(root).set_registered_model_alias(NAME, "champion", "3")
+    open_client(root).set_registered_model_alias(NAME, "previous", "1")
+    event = rollback(root, NAME, "back to the first")
+    assert event.champion == "1"
+    assert aliases(root) == {"champion": "1", "previous": "3"}
+
+
+def broken_bundle(source_dir: Path, bundle_dir: Path) -> Path:
+    """The same model with weights that are not numbers."""
+    bundle = load_bundle(source_dir)
+    config = bundle.config.model_dump()
+    weights = {
+        name: torch.full_like(w, torch.nan) for name, w in bundle.network.state_dict().items()
+    }
+    write_bundle(bundle_dir, BundleContents(weights, config, bundle.lineage, "# Broken\n"))
+    return bundle_dir
+
+
+def test_a_good_model_passes_in_a_clean_process(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    seen = check_in_clean_process(candidate.bundle_dir, num_images=3, timeout_s=120)
+    assert seen["num_images"] == 3
+    assert seen["least_std"] > 1
+
+
+def test_a_model_that_does_not_work_never_becomes_champion(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    broken_dir = broken_bundle(candidate.bundle_dir, root / "broken" / "bundle")
+    register_version(root, NAME, candidate_of(root, tiny_config, bundle_dir=broken_dir))
+    with pytest.raises(PromotionError, match=r"does not work in a clean process.*blank images"):
+        promote(root, wish("1"), tiny_config.promote)
+    assert aliases(root) == {}
+    assert history(root, NAME) == []
+
+
+def test_a_model_that_takes_too_long_is_refused(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    with pytest.raises(PromotionError, match=r"within 0.01 s in a clean process.*check_timeout_s"):
+        check_in_clean_process(candidate.bundle_dir, num_images=1, timeout_s=0.01)

@@ -1,0 +1,206 @@
+"""Model versions: one per weights, whole, found again, and checked when they are brought here."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+
+from tests.mlflow_stores import BrokenClient
+from tests.model_versions import make_artifacts, report
+from vivero.config.schema import Config
+from vivero.diffusion.generation import GenerationSpec, generate
+from vivero.errors import BundleError, TrackingError
+from vivero.files import read_json
+from vivero.registry.bundle import load_bundle
+from vivero.registry.registration import Candidate, _shortened, register_version
+from vivero.registry.versions import (
+    bring_here,
+    champion_drift_reference,
+    champion_report,
+    find_version,
+    list_versions,
+    resolve_model,
+)
+from vivero.tracking.mirror import reconcile
+from vivero.tracking.store import open_client
+
+NAME = "vivero"
+
+
+def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> Candidate:
+    make_artifacts(root, config, seed)
+    artifacts = root / "artifacts"
+    ids = reconcile(root, artifacts / "train" / "journal.jsonl")
+    fields: dict[str, Any] = {
+        "bundle_dir": artifacts / "train" / "bundle",
+        "metrics_path": artifacts / "evaluate" / "metrics.json",
+        "drift_reference_path": artifacts / "compute_reference" / "reference/drift.safetensors",
+        "verdict": {"verdict": "first", "gates": [{"reason": "good"}]},
+        "card": "# A model\n",
+        "run_id": str(ids.run_id),
+        "model_id": ids.model_id,
+    }
+    return Candidate(**{**fields, **changes})
+
+
+def test_the_same_weights_make_one_version(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    version, is_new = register_version(root, NAME, candidate)
+    again, is_new_again = register_version(root, NAME, candidate)
+    assert (is_new, is_new_again) == (True, False)
+    assert version == again
+    assert len(list_versions(root, NAME)) == 1
+
+    client = open_client(root)
+    model = client.get_logged_model(candidate.model_id)
+    assert str(model.status) == "READY"
+    assert version.source == f"models:/{candidate.model_id}", (
+        "the model that the training announced"
+    )
+    figures = {metric.key: metric.value for metric in model.metrics}
+    assert figures == {name: m["value"] for name, m in report()["metrics"].items()}
+    assert client.get_model_version(NAME, version.version).description == "# A model\n"
+    assert version.tags["vivero.lineage.data_digest"] == "d.dir"
+
+
+def test_a_version_comes_back_as_it_went_in(root: Path, tiny_config: Config):
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    folder = bring_here(root, version)
+    original = load_bundle(root / "artifacts" / "train" / "bundle")
+    assert load_bundle(folder / "bundle").weights_sha256 == original.weights_sha256
+    assert read_json(folder / "metrics.json") == report()
+    assert (folder / "drift.safetensors").read_bytes() == b"features"
+    names = [path.name for path in (root / "mlartifacts").rglob("*") if path.is_file()]
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".bin"))]
+
+
+def test_mlflow_itself_makes_the_same_images(root: Path, tiny_config: Config):
+    register_version(root, NAME, candidate_of(root, tiny_config))
+    table = pd.DataFrame({"label": [0, 2], "index": [5, 6]})
+    images = mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(table, params={"seed": 3})
+
+    bundle = load_bundle(root / "artifacts" / "train" / "bundle")
+    defaults = bundle.sampling_defaults
+    spec = GenerationSpec(
+        seed=3,
+        sampler=defaults["sampler"],
+        num_steps=defaults["num_steps"],
+        guidance=defaults["guidance"],
+        guidance_interval=tuple(defaults["guidance_interval"]),
+        batch_images=2,
+    )
+    labels = torch.tensor([0, 2])
+    made = generate(bundle.denoiser, bundle.schedule, spec, labels, [5, 6], bundle.image_shape)
+    assert (images == torch.cat(list(made)).numpy()).all()
+
+
+def test_other_weights_of_the_same_run_leave_the_first_ones_alone(root: Path, tiny_config: Config):
+    first = candidate_of(root, tiny_config, seed=0)
+    register_version(root, NAME, first)
+    second = candidate_of(root, tiny_config, seed=1, run_id=first.run_id, model_id=first.model_id)
+    version, is_new = register_version(root, NAME, second)
+
+    assert is_new
+    assert version.version == "2"
+    for item in list_versions(root, NAME):
+        bring_here(root, item)  # raises when the weights are not the registered ones
+
+
+@pytest.mark.parametrize("has_effect", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_breaking_off_at_any_call_ends_in_one_whole_version(
+    root: Path, tiny_config: Config, has_effect: bool, monkeypatch: pytest.MonkeyPatch
+):
+    client = open_client(root)
+    for fails_at in range(1, 40):
+        name = f"model-{fails_at}"
+        candidate = candidate_of(root, tiny_config, seed=fails_at)
+        broken = BrokenClient(client, fails_at, has_effect)
+        with monkeypatch.context() as patch:
+            for module in ("registration", "versions"):
+                patch.setattr(f"vivero.registry.{module}.open_client", lambda _, b=broken: b)
+            try:
+                register_version(root, name, candidate)
+            except TrackingError:
+                pass
+            else:
+                break
+        register_version(root, name, candidate)
+        (version,) = list_versions(root, name)
+        bring_here(root, version)
+    assert 5 < fails_at < 39, "the fault never fired, or always"
+
+
+def test_altered_files_in_the_store_are_refused(root: Path, tiny_config: Config):
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    (weights_path,) = (root / "mlartifacts").rglob("diffusion_pytorch_model.safetensors")
+    content = bytearray(weights_path.read_bytes())
+    content[-1] ^= 1
+    weights_path.write_bytes(content)
+    with pytest.raises(BundleError, match="safetensors was altered"):
+        bring_here(root, version)
+
+
+def test_another_model_under_the_name_of_a_version_is_refused(root: Path, tiny_config: Config):
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    client = open_client(root)
+    client.set_model_version_tag(NAME, version.version, "vivero.weights_sha256", "0" * 64)
+    with pytest.raises(BundleError, match=r"registered were 000000000000.*altered"):
+        resolve_model(f"models:/{NAME}/1", root)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "said"),
+    [
+        ("models:/vivero@champion", TrackingError, "no alias 'champion'; .*vivero run"),
+        ("models:/vivero/7", TrackingError, r"no version 7 \(there are: 1\)"),
+        ("models:/nobody/1", TrackingError, r"no version 1 \(there are: none\)"),
+        ("models:/vivero", TrackingError, "write models:/NAME@champion"),
+        ("models:/../x@y", TrackingError, "no model|is no model|has no alias"),
+        ("nowhere", BundleError, "neither a bundle folder nor models:/"),
+    ],
+)
+def test_what_is_not_there_says_what_is(
+    root: Path, tiny_config: Config, model: str, error: type[Exception], said: str
+):
+    register_version(root, NAME, candidate_of(root, tiny_config))
+    with pytest.raises(error, match=said):
+        resolve_model(model, root)
+
+
+def test_a_folder_needs_no_registry(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    folder = root / "artifacts" / "train" / "bundle"
+    assert resolve_model(str(folder), None) == folder
+    with pytest.raises(BundleError, match="needs a clone of the repository"):
+        resolve_model("models:/vivero@champion", None)
+
+
+def test_without_a_champion_there_is_no_report_and_no_reference(root: Path, tiny_config: Config):
+    assert champion_report(root, NAME) is None
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    assert champion_drift_reference(root, NAME) is None
+    open_client(root).set_registered_model_alias(NAME, "champion", version.version)
+    assert champion_report(root, NAME) == report()
+    reference = champion_drift_reference(root, NAME)
+    assert reference is not None
+    assert reference.read_bytes() == b"features"
+    assert find_version(root, "models:/vivero@champion").version == version.version
+
+
+def test_a_long_card_is_cut_at_a_line():
+    card = "".join(f"line {number}\n" for number in range(2000))
+    short = _shortened(card)
+    assert len(short) <= 5000
+    assert short.endswith("(the whole card is MODEL_CARD.md among the model's files)")
+    assert _shortened("short") == "short"
+
+
+def test_an_unreachable_server_is_said_quickly(root: Path, tiny_config: Config, monkeypatch):
+    candidate = candidate_of(root, tiny_config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:geheim@127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"does not answer\. Start it") as caught:
+        register_version(root, NAME, candidate)
+    assert "geheim" not in str(caught.value)
