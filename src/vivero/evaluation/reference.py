@@ -1,0 +1,120 @@
+"""What `compute_reference` makes and every judgement needs: the real images, as features.
+
+Shapes: M reference images (of the training split), H held-out images (of the test split), D
+features, K logits.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from vivero.errors import DataError
+from vivero.evaluation.frechet import Moments, moments
+from vivero.files import read_json, sha256_of_file, write_json, write_whole
+
+FEATURES_NAME, FACTS_NAME = "features.safetensors", "reference.json"
+CLASSIFIER_NAME, DRIFT_NAME = "classifier.safetensors", "drift.safetensors"
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """What the features are; part of every metric's protocol.
+
+    Attributes:
+        extractor: Name.
+        extractor_sha256: Hash of its weights.
+        classifier: What its logits say; None where it has none.
+        size_px: Side that images are resized to.
+        resize: How, in words.
+        num_reference: M.
+        num_held_out: H.
+        data_digest: Hash of the raw data.
+        seed: Of the small classifier.
+        real_accuracy: Of the small classifier on real test images; None without labels.
+    """
+
+    extractor: str
+    extractor_sha256: str
+    classifier: str | None
+    size_px: int
+    resize: str
+    num_reference: int
+    num_held_out: int
+    data_digest: str
+    seed: int
+    real_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real side of every comparison.
+
+    Attributes:
+        facts: What it is.
+        features: Shape (M, D), float32; row i is row i of the training split.
+        held_out: Shape (H, D), float32; row i is row i of the test split.
+        held_out_logits: Shape (H, K), float32; None where the extractor has none.
+        moments: Of features.
+        mean_kernel: Mean kernel over pairs of features.
+        sha256: Hash of the features' file.
+    """
+
+    facts: ReferenceFacts
+    features: Tensor
+    held_out: Tensor
+    held_out_logits: Tensor | None
+    moments: Moments
+    mean_kernel: float
+    sha256: str
+
+
+def save_reference(
+    folder: Path,
+    facts: ReferenceFacts,
+    features: Tensor,
+    held_out: tuple[Tensor, Tensor | None],
+    mean_kernel: float,
+) -> None:
+    """Write features, moments and facts; held_out is features and logits."""
+    own = moments(features)
+    tensors = {
+        "features": features,
+        "held_out": held_out[0],
+        "mean": own.mean,
+        "covariance": own.covariance,
+        "mean_kernel": torch.tensor([mean_kernel], dtype=torch.float64),
+    }
+    if held_out[1] is not None:
+        tensors["held_out_logits"] = held_out[1]
+    with write_whole(folder / FEATURES_NAME) as part_path:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part_path)
+    write_json(folder / FACTS_NAME, asdict(facts))
+
+
+def load_reference(folder: Path) -> Reference:
+    """Read what save_reference wrote.
+
+    Raises:
+        DataError: When a file is missing or damaged.
+    """
+    path = folder / FEATURES_NAME
+    try:
+        tensors = load(path.read_bytes())
+        return Reference(
+            facts=ReferenceFacts(**read_json(folder / FACTS_NAME)),
+            features=tensors["features"],
+            held_out=tensors["held_out"],
+            held_out_logits=tensors.get("held_out_logits"),
+            moments=Moments(tensors["mean"], tensors["covariance"]),
+            mean_kernel=float(tensors["mean_kernel"]),
+            sha256=sha256_of_file(path),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the reference in {folder} cannot be read ({error}); make it again with "
+            f"`dvc repro -f compute_reference`"
+        ) from error
