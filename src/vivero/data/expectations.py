@@ -83,13 +83,18 @@ def check_manifest(
 
 @contextlib.contextmanager
 def _quiet_vendor() -> Iterator[None]:
-    """No telemetry, and no hundreds of lines: its loggers set levels of their own."""
+    """No telemetry, no warnings about its own code, and no hundreds of lines of its log.
+
+    Its loggers set levels of their own, so the lines are stopped where they would be written.
+    """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     handlers = list(logging.getLogger().handlers)
     for handler in handlers:
         handler.addFilter(_is_worth_saying)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for handler in handlers:
             handler.removeFilter(_is_worth_saying)
@@ -232,9 +237,7 @@ def _judge(name: str, frame: pd.DataFrame, rules: "list[Expectation]") -> list[E
     )
     suite = gx.ExpectationSuite(name=name, expectations=rules)
     result_format = {"result_format": "SUMMARY", "partial_unexpected_count": NUM_EXAMPLES}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the vendor's own deprecations are not ours to mend
-        validation = batch.validate(suite, result_format=result_format)
+    validation = batch.validate(suite, result_format=result_format)
     order = [rule.meta["about"] for rule in rules]
     results = [_result(name, frame, item) for item in validation.results]
     return sorted(results, key=lambda result: order.index(result.about))

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from tests.unit.data.pictures import animated_gif, encoded, picture, png_claiming
 from vivero.data.card import read_card
 from vivero.data.clean_png import is_clean_png
+from vivero.data.folder_layout import folder_layout
+from vivero.data.folder_metadata import FolderMetadata
 from vivero.data.imagefolder import ImportReport, import_folder
 from vivero.data.quarantine import read_quarantine
 from vivero.data.shards import ImageRow, read_rows, shard_paths
@@ -247,11 +250,11 @@ def test_metadata_that_cannot_be_read_stops_the_import(tmp_path, files, message)
         (["10/1.png", "9/2.png"], {"train": 2}, ("9", "10")),
     ],
 )
-def test_folders_are_read_as_splits_and_classes(tmp_path, names, splits, class_names):
-    folder = fill(tmp_path / "in", {name: png(i) for i, name in enumerate(names)})
-    report = imported(folder, tmp_path / "data")
-    assert (report.counts, report.class_names) == (splits, class_names)
-    assert set(rows_of(tmp_path / "data")) == set(names)
+def test_folders_are_read_as_splits_and_classes(names, splits, class_names):
+    layout = folder_layout(names, FolderMetadata())
+    assert Counter(file.split for file in layout.files) == splits
+    assert layout.class_names == class_names
+    assert [file.key for file in layout.files] == names
 
 
 def test_an_image_beside_class_folders_has_no_label(tmp_path):

@@ -1,0 +1,98 @@
+"""The data folder against its pointer, with DVC itself as the oracle."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.data.tiny import rows, write_tiny
+from vivero.data.description import describe_data, write_contact_sheet
+from vivero.data.quarantine import QuarantineRow, worst_rows, write_quarantine
+from vivero.data.verification import verify_data
+from vivero.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where DVC itself has added data/."""
+    root = tmp_path_factory.mktemp("added")
+    data_dir = write_tiny(root / "data", {"train": rows("train", 8, 0), "test": rows("test", 2, 9)})
+    (data_dir / "sub").mkdir()
+    (data_dir / "sub" / "ü.txt").write_text("a name beyond ASCII")
+    for arguments in (["init", "--no-scm", "-q"], ["add", "-q", "data"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture
+def root(added: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(added, tmp_path / "copy"))
+
+
+def test_data_that_dvc_added_is_verified(root: Path):
+    verified = verify_data(root / "data", root / "data.dvc")
+    assert verified.num_files == 5
+    assert verified.md5 in (root / "data.dvc").read_text()
+
+
+def change_one(data_dir: Path) -> None:
+    path = data_dir / "train-00000-of-00001.parquet"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_one, "train-00000-of-00001.parquet has changed"),
+        (lambda data_dir: (data_dir / "card.json").unlink(), "card.json is missing"),
+        (lambda data_dir: (data_dir / "more").touch(), "more should not be there"),
+    ],
+)
+def test_what_differs_is_named(root: Path, change, message: str):
+    change(root / "data")
+    with pytest.raises(DataError, match=message) as caught:
+        verify_data(root / "data", root / "data.dvc")
+    assert "vivero data fetch --overwrite" in str(caught.value)
+
+
+def test_without_the_cache_a_difference_is_still_found(root: Path):
+    shutil.rmtree(root / ".dvc" / "cache")
+    verify_data(root / "data", root / "data.dvc")
+    change_one(root / "data")
+    with pytest.raises(DataError, match=r"is not as data\.dvc says"):
+        verify_data(root / "data", root / "data.dvc")
+
+
+@pytest.mark.parametrize("text", ["", "outs: 3", "{", "outs:\n- md5: abc\n"])
+def test_a_pointer_that_is_none_is_named(tmp_path: Path, text: str):
+    (tmp_path / "data.dvc").write_text(text)
+    with pytest.raises(DataError, match=r"data\.dvc"):
+        verify_data(tmp_path, tmp_path / "data.dvc")
+
+
+def test_a_description_counts_classes_and_what_was_not_imported(root: Path):
+    refused = [QuarantineRow(None, None, "x.txt", "not_an_image", "no")]
+    write_quarantine(root / "data" / "quarantine.parquet", refused)
+    text = describe_data(root / "data").text()
+    assert "tiny: 10 grey images in 2 shards" in text
+    assert "cat                                4           1" in text
+    assert "not imported (quarantine.parquet): not_an_image 1" in text
+
+
+def test_a_contact_sheet_shows_a_row_per_class(root: Path, tmp_path: Path):
+    image_module = pytest.importorskip("PIL.Image")
+    write_contact_sheet(root / "data", tmp_path / "sheet.png")
+    with image_module.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (640, 128)
+        assert sheet.getpixel((600, 10)) == (255, 255, 255), "four images of a class, then paper"
+
+
+def test_the_worst_rows_show_every_reason():
+    many = [QuarantineRow(str(i), "train", str(i), "blank", "") for i in range(100)]
+    one = QuarantineRow("x", "train", "x", "truncated", "")
+    shown = worst_rows([*many, one])
+    assert len(shown) == 10
+    assert shown[0] == one
