@@ -1,0 +1,202 @@
+"""Metrics as they are reported: a value with interval, n, extractor and floor, under a full name.
+
+The name carries what changes the value: `fd.efficientnet_lite0.5k`. Only distances in Inception's
+features are called FID and KID. Pure functions of features, labels and images.
+
+Letters: N samples, M reference images, H held-out images, D features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivero.evaluation.classifier import (
+    NAME as CLASSIFIER,
+)
+from vivero.evaluation.classifier import (
+    SmallCnn,
+    Teaching,
+    predicted_labels,
+    train_classifier,
+)
+from vivero.evaluation.frechet import frechet_estimate
+from vivero.evaluation.inception_score import inception_score
+from vivero.evaluation.intervals import Estimate, share_estimate
+from vivero.evaluation.kernel import kernel_estimate
+from vivero.evaluation.memorisation import Copying
+from vivero.evaluation.precision_recall import neighbourhoods
+from vivero.evaluation.reference import Reference
+
+Better = Literal["lower", "higher"]
+Metrics = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a metric was computed with: the network, its weights, and the resize before it."""
+
+    extractor: str
+    extractor_sha256: str
+    resize: str
+
+
+PIXELS = Source("pixels", "", "none")
+
+
+def count_name(count: int) -> str:
+    """5000 is 5k, 512 is 512: as the names of metrics say it."""
+    return f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
+
+
+def metric(
+    estimate: Estimate, better: Better, source: Source, floor: Estimate | None
+) -> dict[str, Any]:
+    """One entry of metrics.json."""
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "std_error": estimate.std_error,
+        "n": estimate.n,
+        "better": better,
+        "floor": None if floor is None else floor.value,
+        "floor_low": None if floor is None else floor.low,
+        "floor_high": None if floor is None else floor.high,
+        "floor_n": None if floor is None else floor.n,
+        "extractor": source.extractor,
+        "extractor_sha256": source.extractor_sha256,
+        "resize": source.resize,
+    }
+
+
+def source_of(reference: Reference) -> Source:
+    """The extractor of a reference."""
+    facts = reference.facts
+    return Source(facts.extractor, facts.extractor_sha256, facts.resize)
+
+
+def distance_metrics(features: Tensor, reference: Reference) -> Metrics:
+    """Fréchet and kernel distance of samples from the reference, and of held-out images."""
+    source = source_of(reference)
+    is_inception = source.extractor == "inception"
+    held_out = reference.held_out[: len(features)]
+    suffix = f"{source.extractor}.{count_name(len(features))}"
+    frechet, kernel = ("fid", "kid") if is_inception else ("fd", "kd")
+    return {
+        f"{frechet}.{suffix}": metric(
+            frechet_estimate(features, reference.moments),
+            "lower",
+            source,
+            frechet_estimate(held_out, reference.moments),
+        ),
+        f"{kernel}.{suffix}": metric(
+            kernel_estimate(features, reference.features, reference.mean_kernel),
+            "lower",
+            source,
+            kernel_estimate(held_out, reference.features, reference.mean_kernel),
+        ),
+    }
+
+
+def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: int) -> Metrics:
+    """Precision, recall, density and coverage against as many reference images.
+
+    Raises:
+        ValueError: When there are not more images on each side than neighbours.
+    """
+    source = source_of(reference)
+    suffix = f"{source.extractor}.{count_name(len(features))}"
+    real = reference.features[: len(features)]
+    ours = neighbourhoods(features, real, num_neighbours)
+    theirs = neighbourhoods(reference.held_out[: len(features)], real, num_neighbours)
+    return {
+        f"{name}.{suffix}": metric(getattr(ours, name), "higher", source, getattr(theirs, name))
+        for name in ("precision", "recall", "density", "coverage")
+    }
+
+
+def inception_score_metric(logits: Tensor, reference: Reference) -> Metrics:
+    """The inception score by the extractor's own classifier, which the name says."""
+    if reference.held_out_logits is None:
+        raise ValueError("the extractor has no classifier")
+    source = source_of(reference)
+    floor = inception_score(reference.held_out_logits[: len(logits)])
+    name = f"is.{source.extractor}.{count_name(len(logits))}"
+    return {name: metric(inception_score(logits), "higher", source, floor)}
+
+
+def label_agreement(network: SmallCnn, images: np.ndarray, labels: np.ndarray) -> Estimate:
+    """Share of images that a classifier labels as they are labelled."""
+    hits = int((predicted_labels(network, images) == labels).sum())
+    return share_estimate(hits, len(labels))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images and their labels: uint8, (N, C, H, W), and int64, (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def accuracy_by_class(network: SmallCnn, test: Labelled, num_classes: int) -> list[float]:
+    """Accuracy on the test images of each class; 0 for a class that has none."""
+    is_right = predicted_labels(network, test.images) == test.labels
+    return [
+        float(is_right[test.labels == label].mean()) if (test.labels == label).any() else 0.0
+        for label in range(num_classes)
+    ]
+
+
+def classification_accuracy_score(
+    samples: Labelled, train: Labelled, test: Labelled, teaching: Teaching
+) -> tuple[Metrics, dict[str, list[float]]]:
+    """What a classifier learns from samples, on real test images; the floor learns from real ones.
+
+    Returns:
+        The metric, and accuracies by class: `value` and `floor`.
+
+    Source:
+        Ravuri and Vinyals 2019, arXiv:1905.10887.
+    """
+    num_images = len(samples.labels)
+    real = Labelled(np.asarray(train.images[:num_images]), train.labels[:num_images])
+    estimates, by_class = {}, {}
+    for name, lesson in (("value", samples), ("floor", real)):
+        network = train_classifier(lesson.images, lesson.labels, teaching)
+        estimates[name] = label_agreement(network, test.images, test.labels)
+        by_class[name] = accuracy_by_class(network, test, teaching.num_classes)
+    source = Source(CLASSIFIER, "", "none")
+    name = f"cas.{CLASSIFIER}.{count_name(num_images)}"
+    return {name: metric(estimates["value"], "higher", source, estimates["floor"])}, by_class
+
+
+def copying_metrics(found: Mapping[str, tuple[Copying, Source]], num_images: int) -> Metrics:
+    """Copied share and distance ratio, for each space (pixels, features) that was looked in."""
+    suffix = count_name(num_images)
+    metrics: Metrics = {}
+    for space, (copying, source) in found.items():
+        metrics[f"copied_share.{space}.{suffix}"] = metric(
+            copying.copied_share, "lower", source, copying.floor_share
+        )
+        metrics[f"nearest_ratio.{space}.{suffix}"] = metric(
+            copying.distance_ratio, "higher", source, None
+        )
+    return metrics
+
+
+def mean_of(estimates: list[Estimate], n: int) -> Estimate:
+    """The mean of figures over the same n images; the error as if they moved together."""
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    std_error = float(np.mean([estimate.std_error for estimate in estimates]))
+    margin = float(np.mean([estimate.high - estimate.value for estimate in estimates]))
+    return Estimate(value, value - margin, value + margin, std_error, n)
+
+
+def as_float(images: np.ndarray) -> Tensor:
+    """Images as rows of pixels in [0, 1], shape (N, C * H * W)."""
+    return torch.from_numpy(np.array(images)).flatten(1).float() / 255

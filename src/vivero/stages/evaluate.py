@@ -1,0 +1,383 @@
+"""Stage `evaluate`: judge the samples; every figure with its interval, its n and its floor."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.schema import Config
+from vivero.data.prepared import NO_LABEL, PreparedSplit, open_split, to_model_range
+from vivero.diffusion.weights import loss_weight
+from vivero.errors import DataError
+from vivero.evaluation.classifier import NAME as CLASSIFIER
+from vivero.evaluation.classifier import Teaching, load_classifier
+from vivero.evaluation.denoising import LevelLoss, NoiseBank, loss_by_noise_level, noise_levels
+from vivero.evaluation.extractors import build_extractor
+from vivero.evaluation.features import Features, cached_features
+from vivero.evaluation.grids import save_grid
+from vivero.evaluation.memorisation import Nearest, copying, nearest_training_images
+from vivero.evaluation.metrics import (
+    PIXELS,
+    Labelled,
+    Metrics,
+    Source,
+    as_float,
+    classification_accuracy_score,
+    copying_metrics,
+    count_name,
+    distance_metrics,
+    inception_score_metric,
+    label_agreement,
+    mean_of,
+    metric,
+    neighbour_metrics,
+    source_of,
+)
+from vivero.evaluation.page import write_page
+from vivero.evaluation.plots import (
+    plot_curves,
+    plot_loss_by_noise,
+    plot_metrics,
+    plot_per_class,
+)
+from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference
+from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_text
+from vivero.processes import run_stage
+from vivero.registry.bundle import Bundle, load_bundle
+
+NUM_SHOWN = 12  # samples in the picture of nearest training images
+MAX_GRID_IMAGES = 100
+LEAST_SIGMA, MOST_SIGMA = 0.02, 20.0  # of the denoising loss: what decides an image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """All that is looked at.
+
+    Attributes:
+        config: All settings.
+        bundle: The model.
+        samples: Its images and the labels that were asked for.
+        features: Of the samples.
+        train: Real images that it was trained on.
+        test: Real images that nothing was trained on.
+        reference: Their features.
+        reference_dir: Where the reference lies.
+    """
+
+    config: Config
+    bundle: Bundle
+    samples: Labelled
+    features: Features
+    train: PreparedSplit
+    test: PreparedSplit
+    reference: Reference
+    reference_dir: Path
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Fresh randomness from the seed of the evaluation."""
+        return torch.Generator().manual_seed(self.config.evaluate.seed)
+
+
+class Findings:
+    """What was found: metrics, details, and what could not be computed with the reason."""
+
+    def __init__(self) -> None:
+        self.metrics: Metrics = {}
+        self.not_computed: dict[str, str] = {}
+        self.details: dict[str, Any] = {}
+
+    def add(self, name: str, figure: Callable[[], Metrics]) -> None:
+        """Compute a group of metrics; a group that this data does not allow is said, with why."""
+        started_at = time.monotonic()
+        try:
+            self.metrics |= figure()
+        except (ValueError, DataError) as error:
+            self.not_computed[name] = str(error)
+            log.warning("evaluate: %s is left out: %s", name, error)
+        else:
+            log.info("evaluate: %s (%.1f s)", name, time.monotonic() - started_at)
+
+
+def run(config: Config, root: Path) -> None:
+    """Write artifacts/evaluate from samples, bundle, reference and prepared images."""
+    started_at = time.monotonic()
+    exhibit = read_exhibit(config, root)
+    findings = Findings()
+    findings.add(
+        "distances", partial(distance_metrics, exhibit.features.features, exhibit.reference)
+    )
+    findings.add("inception score", partial(score, exhibit))
+    findings.add("precision and recall", partial(neighbours, exhibit))
+    findings.add("label agreement", partial(agreement, exhibit))
+    findings.add("classification accuracy score", partial(accuracy_score, exhibit, findings))
+    findings.add("denoising loss", partial(denoising, exhibit, findings))
+    nearest = nearest_images(exhibit)
+    findings.add("copies of training images", partial(copies, exhibit, nearest))
+    out_dir = artifacts_dir(root, "evaluate")
+    report = {
+        "protocol": protocol(exhibit),
+        "lineage": {**exhibit.bundle.lineage, "weights_sha256": exhibit.bundle.weights_sha256},
+        "metrics": findings.metrics,
+        "not_computed": findings.not_computed,
+        **findings.details,
+    }
+    write_json(out_dir / "metrics.json", report)
+    draw(exhibit, findings, nearest, out_dir, artifacts_dir(root, "train") / "curves")
+    pictures = {path.stem: path for path in (out_dir / "plots").glob("*.png")}
+    write_page(report, pictures, out_dir / "report.html")
+    write_summary(findings, out_dir, time.monotonic() - started_at)
+
+
+def read_exhibit(config: Config, root: Path) -> Exhibit:
+    """Open everything, and compute the samples' features."""
+    images_dir = artifacts_dir(root, "prepare_data") / "images"
+    reference_dir = artifacts_dir(root, "compute_reference") / "reference"
+    sample_dir = artifacts_dir(root, "sample")
+    reference = load_reference(reference_dir)
+    try:
+        images = np.load(sample_dir / "images.npy", allow_pickle=False)
+        labels = np.load(sample_dir / "labels.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the samples in {sample_dir} cannot be read ({error}); run `dvc repro -f -s sample`"
+        ) from error
+    settings = config.compute_reference
+    extractor = build_extractor(
+        settings.extractor, reference.facts.size_px, work_dir(root) / "extractors"
+    )
+    cache_dir = work_dir(root) / "features"
+    features = cached_features(extractor, images, settings.batch_images, cache_dir, "samples")
+    return Exhibit(
+        config=config,
+        bundle=load_bundle(artifacts_dir(root, "train") / "bundle"),
+        samples=Labelled(images, labels),
+        features=features,
+        train=open_split(images_dir, "train"),
+        test=open_split(images_dir, "test"),
+        reference=reference,
+        reference_dir=reference_dir,
+    )
+
+
+def protocol(exhibit: Exhibit) -> dict[str, Any]:
+    """All that changes the figures but the model; only equal ones are compared."""
+    facts = exhibit.reference.facts
+    values = {
+        "n": len(exhibit.samples.labels),
+        "sample_seed": exhibit.config.sample.seed,
+        "seed": exhibit.config.evaluate.seed,
+        "extractor": facts.extractor,
+        "extractor_sha256": facts.extractor_sha256,
+        "resize": facts.resize,
+        "reference_n": facts.num_reference,
+        "reference_sha256": exhibit.reference.sha256,
+    }
+    sampling = exhibit.config.sample
+    return {
+        "hash": sha256_of_json(values),
+        **values,
+        "sampler": f"{sampling.sampler}, {sampling.num_steps} steps, guidance {sampling.guidance}",
+    }
+
+
+def score(exhibit: Exhibit) -> Metrics:
+    """The inception score, where the extractor has a classifier."""
+    if exhibit.features.logits is None:
+        raise ValueError(f"{exhibit.reference.facts.extractor} has no classifier")
+    return inception_score_metric(exhibit.features.logits, exhibit.reference)
+
+
+def neighbours(exhibit: Exhibit) -> Metrics:
+    """Precision, recall, density and coverage."""
+    num_neighbours = exhibit.config.evaluate.num_neighbours
+    return neighbour_metrics(exhibit.features.features, exhibit.reference, num_neighbours)
+
+
+def agreement(exhibit: Exhibit) -> Metrics:
+    """Whether a classifier that learned from real images sees what was asked for."""
+    path = exhibit.reference_dir / CLASSIFIER_NAME
+    if not path.exists():
+        raise ValueError("the data has no labels")
+    network, test = load_classifier(path), labelled(exhibit.test)
+    ours = label_agreement(network, exhibit.samples.images, exhibit.samples.labels)
+    source = Source(CLASSIFIER, sha256_of_file(path), "none")
+    name = f"label_agreement.{CLASSIFIER}.{count_name(ours.n)}"
+    floor = label_agreement(network, test.images, test.labels)
+    return {name: metric(ours, "higher", source, floor)}
+
+
+def accuracy_score(exhibit: Exhibit, findings: Findings) -> Metrics:
+    """What a classifier learns from the samples, in all and by class."""
+    names, test = exhibit.bundle.class_names, labelled(exhibit.test)
+    if len(names) < 2 or not len(test.labels):
+        raise ValueError("the data has no labels")
+    settings = exhibit.config.evaluate
+    teaching = Teaching(len(names), settings.classifier_epochs, settings.seed)
+    metrics, by_class = classification_accuracy_score(
+        exhibit.samples, labelled(exhibit.train, len(exhibit.samples.labels)), test, teaching
+    )
+    findings.details["per_class"] = [
+        {"class": name, "cas": value, "cas_floor": floor}
+        for name, value, floor in zip(names, by_class["value"], by_class["floor"], strict=True)
+    ]
+    return metrics
+
+
+def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
+    """The loss on held-out images, by noise level and in the mean."""
+    settings, bundle = exhibit.config.evaluate, exhibit.bundle
+    images = np.array(exhibit.test.images[: settings.num_denoising_images])
+    labels = torch.from_numpy(np.array(exhibit.test.labels[: len(images)]))
+    null_label = bundle.denoiser.null_label
+    bank = NoiseBank(
+        clean=to_model_range(torch.from_numpy(images)),
+        labels=torch.where(labels == NO_LABEL, null_label, labels),
+        sigmas=noise_levels(settings.num_noise_levels, LEAST_SIGMA, MOST_SIGMA),
+        seed=settings.seed,
+    )
+    sigma_data = bundle.config.diffusion.sigma_data
+
+    def weight(sigma: torch.Tensor) -> torch.Tensor:
+        return loss_weight("edm", sigma, sigma_data)  # one weight, so that models compare
+
+    levels: list[LevelLoss] = list(loss_by_noise_level(bundle.denoiser, weight, bank))
+    findings.details["loss_by_noise_level"] = [
+        {
+            "sigma": level.sigma,
+            "value": level.loss.value,
+            "low": level.loss.low,
+            "high": level.loss.high,
+            "n": level.loss.n,
+        }
+        for level in levels
+    ]
+    mean = mean_of([level.loss for level in levels], len(images))
+    return {f"denoising_loss.mean.{count_name(len(images))}": metric(mean, "lower", PIXELS, None)}
+
+
+def nearest_images(exhibit: Exhibit) -> dict[str, tuple[Nearest, Nearest, Source]]:
+    """Nearest training images of samples and of held-out images, in pixels and in features."""
+    count = exhibit.config.evaluate.num_memorisation_images
+    reference = exhibit.reference
+    pixels = as_float(exhibit.train.images)
+    held_out = as_float(exhibit.test.images[:count])
+    return {
+        "pixels": (
+            nearest_training_images(as_float(exhibit.samples.images[:count]), pixels),
+            nearest_training_images(held_out, pixels),
+            PIXELS,
+        ),
+        "features": (
+            nearest_training_images(exhibit.features.features[:count], reference.features),
+            nearest_training_images(reference.held_out[:count], reference.features),
+            source_of(reference),
+        ),
+    }
+
+
+def copies(exhibit: Exhibit, nearest: dict[str, tuple[Nearest, Nearest, Source]]) -> Metrics:
+    """How many samples are copies of training images."""
+    num_bootstrap = exhibit.config.evaluate.num_bootstrap
+    found = {
+        space: (copying(ours, theirs, num_bootstrap, exhibit.generator), source)
+        for space, (ours, theirs, source) in nearest.items()
+    }
+    return copying_metrics(found, len(nearest["pixels"][0].rows))
+
+
+def labelled(split: PreparedSplit, num_images: int | None = None) -> Labelled:
+    """The images of a split that have a label, from its first num_images."""
+    labels = np.asarray(split.labels[:num_images])
+    has_label = labels != NO_LABEL
+    return Labelled(np.asarray(split.images[:num_images])[has_label], labels[has_label])
+
+
+def draw(
+    exhibit: Exhibit,
+    findings: Findings,
+    nearest: dict[str, tuple[Nearest, Nearest, Source]],
+    out_dir: Path,
+    curves_dir: Path,
+) -> None:
+    """Write the plots as PNG, and their numbers as CSV for `dvc plots`."""
+    folder, names = out_dir / "plots", exhibit.bundle.class_names
+    shown = exhibit.samples.images[:MAX_GRID_IMAGES]
+    save_grid(shown, folder / "grid.png", num_columns=min(10, max(1, len(names) or 10)))
+    draw_nearest(exhibit, nearest, folder / "nearest.png")
+    plot_metrics(findings.metrics, folder / "metrics.png")
+    plot_curves(curves_dir, folder / "curves.png")
+    levels = findings.details.get("loss_by_noise_level", [])
+    if levels:
+        plot_loss_by_noise(levels, folder / "loss_by_noise.png")
+    rows = findings.details.get("per_class", [])
+    if rows:
+        columns = ([row[key] for row in rows] for key in ("class", "cas", "cas_floor"))
+        plot_per_class(*columns, folder / "per_class.png")
+    write_csv(out_dir / "loss_by_noise.csv", ("sigma", "value", "low", "high"), levels)
+    write_csv(out_dir / "per_class.csv", ("class", "cas", "cas_floor"), rows)
+
+
+def draw_nearest(
+    exhibit: Exhibit, nearest: dict[str, tuple[Nearest, Nearest, Source]], path: Path
+) -> None:
+    """A row for each sample: itself, the nearest training image in pixels, and in features."""
+    count = min(NUM_SHOWN, len(nearest["pixels"][0].rows))
+    tiles = []
+    for index in range(count):
+        tiles.append(exhibit.samples.images[index])
+        for space in ("pixels", "features"):
+            row = int(nearest[space][0].rows[index])
+            tiles.append(np.asarray(exhibit.train.images[row]))
+    save_grid(np.stack(tiles), path, 3, ["sample", "by pixels", "by features"] * count)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_summary(findings: Findings, out_dir: Path, seconds: float) -> None:
+    """The headline figures, flat, for `dvc metrics`."""
+    values = {name: figure["value"] for name, figure in findings.metrics.items()}
+    first = next(iter(values), None)
+    figures = "no figure" if first is None else f"{first} = {values[first]:.4g}"
+    summary = {
+        "stage": "evaluate",
+        "seconds": round(seconds, 2),
+        "made": f"{len(values)} figures with intervals; {figures}",
+        **values,
+    }
+    write_json(out_dir / "summary.json", summary)
+    log.info("evaluate made %s", read_json(out_dir / "summary.json")["made"])
+
+
+def main() -> None:
+    """Run the stage as dvc.yaml does."""
+
+    def body() -> None:
+        root = project_dir()
+        run(load_config(root / PARAMS), root)
+
+    run_stage("evaluate", body)
+
+
+if __name__ == "__main__":
+    main()
