@@ -1,10 +1,13 @@
 """The stage `train` for real, on a few prepared images."""
 
+import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +47,7 @@ def write_prepared(root: Path, class_names: list[str], num_validation: int = 10)
         np.save(labels_path(images_dir, split), labels.astype(np.int64))
         rows += [{"key": f"{split}/{row}", "split": split, "row": row} for row in range(count)]
     pq.write_table(pa.Table.from_pylist(rows), images_dir / INDEX_NAME)
-    write_prepared_card(images_dir, PreparedCard("dots", class_names, 1, 16, "0" * 64, counts))
+    write_prepared_card(images_dir, PreparedCard("dots", "MIT", class_names, 1, 16, "0" * 64, counts))
 
 
 @pytest.fixture
@@ -116,6 +119,51 @@ def test_an_empty_split_says_what_to_do(tmp_path: Path, tiny_config: Config):
         train.run(tiny_config, tmp_path)
 
 
+def write_params(root: Path, config: Config) -> None:
+    with (root / "params.yaml").open("w") as file:
+        YAML().dump(config.model_dump(by_alias=True, mode="json"), file)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Processes whose current folder is this one."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == folder:
+                found.append(int(link.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopping_the_stage_leaves_a_checkpoint_and_no_process(
+    root: Path, config_factory: Callable[..., Config], num_processes: int, number: int
+):
+    changes = {"train.num_processes": num_processes, "train.total_images": 800_000}
+    write_params(root, config_factory(changes))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vivero.stages.train"],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoints = "work/checkpoints/*/0*/manifest.json"
+    while process.poll() is None and not list(root.glob(checkpoints)):
+        time.sleep(0.1)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), said[-2000:]
+    if number != signal.SIGKILL:
+        assert "run the same command again to go on" in said
+    assert list(root.glob(checkpoints))
+    deadline = time.monotonic() + 5
+    while processes_in(root) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_in(root)
+
+
 @pytest.mark.slow
 def test_two_processes_by_torchrun_leave_the_same_outputs(
     root: Path, config_factory: Callable[..., Config]
@@ -125,9 +173,7 @@ def test_two_processes_by_torchrun_leave_the_same_outputs(
         config = config_factory(
             {"train.num_processes": num_processes, "train.model.channels": [16]}
         )
-        params = config.model_dump(by_alias=True, mode="json")
-        with (root / "params.yaml").open("w") as file:
-            YAML().dump(params, file)
+        write_params(root, config)
         process = subprocess.run(
             [sys.executable, "-m", "vivero.stages.train"],
             cwd=root,

@@ -40,6 +40,7 @@ class PreparedCard:
     """What the prepared images are. counts: images per split. source_digest: sha256 of data/."""
 
     name: str
+    licence: str
     class_names: list[str]
     num_channels: int
     image_size_px: int

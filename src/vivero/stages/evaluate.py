@@ -325,8 +325,10 @@ def draw(
         plot_loss_by_noise(levels, folder / "loss_by_noise.png")
     rows = findings.details.get("per_class", [])
     if rows:
-        columns = ([row[key] for row in rows] for key in ("class", "cas", "cas_floor"))
-        plot_per_class(*columns, folder / "per_class.png")
+        names, values, floors = (
+            [row[key] for row in rows] for key in ("class", "cas", "cas_floor")
+        )
+        plot_per_class(names, values, floors, folder / "per_class.png")
     write_csv(out_dir / "loss_by_noise.csv", ("sigma", "value", "low", "high"), levels)
     write_csv(out_dir / "per_class.csv", ("class", "cas", "cas_floor"), rows)
 

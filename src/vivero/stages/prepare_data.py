@@ -31,6 +31,7 @@ def run(config: Config, root: Path) -> None:
     }
     prepared_card = PreparedCard(
         name=card.name,
+        licence=card.licence,
         class_names=list(card.class_names),
         num_channels=form.num_channels,
         image_size_px=form.size_px,

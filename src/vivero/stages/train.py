@@ -15,9 +15,8 @@ import torch
 
 from vivero.config.environment import read_environment
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, data_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
-from vivero.data import card as data_card
 from vivero.errors import DataError, StageError
 from vivero.evaluation.grids import save_grid
 from vivero.files import write_json
@@ -123,7 +122,7 @@ def bundle_contents(inputs: TrainInputs, state: TrainState) -> BundleContents:
         num_channels=card.num_channels,
         class_names=card.class_names,
         data_name=card.name,
-        licence=licence_of_data(inputs.root),
+        licence=card.licence,
         lineage=inputs.lineage.as_json(),
         settings={
             "images seen": state.images_seen,
@@ -143,14 +142,6 @@ def bundle_contents(inputs: TrainInputs, state: TrainState) -> BundleContents:
 def num_parameters_of(state: TrainState) -> int:
     """How many numbers are trained."""
     return sum(weight.numel() for weight in state.model.parameters())
-
-
-def licence_of_data(root: Path) -> str:
-    """The licence that data/card.json names, where the raw images are still there."""
-    try:
-        return data_card.read_card(data_dir(root)).licence
-    except DataError:
-        return "licence unknown"
 
 
 def launch(root: Path, num_processes: int) -> None:
