@@ -109,7 +109,8 @@ def compare(
     if ours != theirs:
         reason = (
             f"the champion was judged under another protocol ({theirs[:12]}, not {ours[:12]}): "
-            f"evaluate both alike before comparing them"
+            f"check out the champion's commit and data, run `dvc repro evaluate` with the new "
+            f"settings of evaluate, then `vivero judge` and `vivero register`, and judge again"
         )
         return Gate("protocol", None, None, None, reason), "hold"
     name, metric = _primary(candidate)

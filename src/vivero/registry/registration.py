@@ -5,6 +5,8 @@ judged by, and the sample of real images that drift is measured against.
 """
 
 import importlib.metadata
+import shutil
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +19,17 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from vivero.config.environment import tracking_uri
-from vivero.files import read_json
+from vivero.files import read_json, sha256_of_file
 from vivero.registry.bundle import Bundle, load_bundle
 from vivero.registry.versions import (
     CHAMPION,
+    REPORTS_DIR,
     WEIGHTS_TAG,
     ModelVersion,
     find_number,
     list_versions,
+    report_name,
+    report_tag,
 )
 from vivero.tracking.runs import RUN_KEY_TAG, find_run
 from vivero.tracking.store import open_client, refusals, store_lock
@@ -73,12 +78,17 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
     with refusals(tracking_uri(root)), store_lock(root):
         for version in list_versions(root, name):
             if version.weights_sha256 == bundle.weights_sha256:
+                _add_report(client, version, candidate.metrics_path)
                 _update_verdict(client, version, candidate.verdict)
                 return find_number(root, name, version.version), False
         if not client.search_registered_models(filter_string=f"name = '{name}'"):
             client.create_registered_model(name, description="Made by Vivero.")
         model_id = _log_model(client, candidate, bundle)
-        tags = _tags(candidate, bundle.weights_sha256, bundle.lineage)
+        protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
+        tags = {
+            **_tags(candidate, bundle.weights_sha256, bundle.lineage),
+            report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
+        }
         made = client.create_model_version(
             name,
             source=f"models:/{model_id}",
@@ -165,6 +175,20 @@ def _shortened(card: str) -> str:
         return card
     note = "\n... (the whole card is MODEL_CARD.md among the model's files)"
     return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
+
+
+def _add_report(client: Any, version: ModelVersion, metrics_path: Path) -> None:
+    """Keep a report under another protocol too, so that later candidates can be compared."""
+    protocol_hash = read_json(metrics_path)["protocol"]["hash"]
+    if report_tag(protocol_hash) in version.tags:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(metrics_path, Path(folder) / report_name(protocol_hash))
+        model_id = version.source.removeprefix("models:/")
+        client.log_model_artifacts(model_id, folder, f"artifacts/{REPORTS_DIR}")
+    client.set_model_version_tag(
+        version.name, version.version, report_tag(protocol_hash), sha256_of_file(metrics_path)
+    )
 
 
 def _update_verdict(client: Any, version: ModelVersion, verdict: dict[str, Any]) -> None:

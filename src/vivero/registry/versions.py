@@ -1,8 +1,7 @@
 """Model versions in the MLflow registry: found by name, brought here, checked."""
 
-import json
+import logging
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,16 @@ import mlflow
 from vivero.config.environment import tracking_uri
 from vivero.config.paths import work_dir
 from vivero.errors import BundleError, TrackingError
+from vivero.files import read_json, sha256_of_file
 from vivero.registry.bundle import load_bundle
 from vivero.tracking.store import open_client, refusals
 
 CHAMPION, PREVIOUS = "champion", "previous"
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
+REPORTS_DIR = "reports"
 WEIGHTS_TAG = "vivero.weights_sha256"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,29 +124,52 @@ def bring_here(root: Path, version: ModelVersion) -> Path:
     """The files of a version as a folder in work/models, downloaded once, checked each time.
 
     Returns:
-        Folder with bundle/, metrics.json and, where it was recorded, drift.safetensors.
+        Folder with bundle/, metrics.json and, where they were recorded, drift.safetensors and
+        reports/.
 
     Raises:
         BundleError: When what arrived is not what was registered.
     """
-    folder = work_dir(root) / "models" / f"{version.name}-{version.version}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        open_client(root)  # says clearly when nobody answers
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
-            with refusals(tracking_uri(root)):
-                uri = f"models:/{version.name}/{version.version}"
-                got = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part)
-            shutil.move(str(Path(got) / "artifacts"), folder)
+    key = version.weights_sha256[:16] or version.version
+    folder = work_dir(root) / "models" / f"{version.name}-{key}"
+    if folder.exists():
+        try:
+            _check(folder, version)
+        except BundleError as error:
+            log.warning("a local copy is damaged and is downloaded again: %s", error)
+        else:
+            return folder
+    return download(root, version, folder)
+
+
+def download(root: Path, version: ModelVersion, folder: Path) -> Path:
+    """The files of a version, fetched anew into folder; what lay there is replaced.
+
+    Raises:
+        BundleError: When what arrived is not what was registered.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    open_client(root)  # says clearly when nobody answers
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
+        with refusals(tracking_uri(root)):
+            uri = f"models:/{version.name}/{version.version}"
+            got = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part))
+        _check(got / "artifacts", version)
+        if folder.exists():
+            folder.rename(Path(part) / "former")
+        (got / "artifacts").rename(folder)
+    return folder
+
+
+def _check(folder: Path, version: ModelVersion) -> None:
+    """Compare a version's files with the bundle's manifest and with what was registered."""
     found = load_bundle(folder / "bundle").weights_sha256
     if version.weights_sha256 and found != version.weights_sha256:
-        shutil.rmtree(folder)
         raise BundleError(
             f"the weights of {version.name} version {version.version} have sha256 {found[:12]}, "
             f"registered were {version.weights_sha256[:12]}: the stored files were altered. "
             f"Use another version (`vivero models`), and register this model anew"
         )
-    return folder
 
 
 def resolve_model(model: str, root: Path | None) -> Path:
@@ -176,10 +202,46 @@ def champion_folder(root: Path, name: str) -> Path | None:
     return None if champion is None else bring_here(root, champion)
 
 
-def champion_report(root: Path, name: str) -> dict[str, Any] | None:
-    """The report the champion was judged by; None when there is no champion."""
-    folder = champion_folder(root, name)
-    return None if folder is None else dict(json.loads((folder / "metrics.json").read_text()))
+def champion_report(
+    root: Path, name: str, protocol_hash: str | None = None
+) -> dict[str, Any] | None:
+    """A report on the champion; None when there is no champion.
+
+    Args:
+        root: Top of the repository.
+        name: Registered model.
+        protocol_hash: The protocol wanted; without a report under it, and for None, the report
+            that came with the champion's registration.
+
+    Raises:
+        BundleError: When a report is not the one that was registered.
+    """
+    champion = find_alias(root, name, CHAMPION)
+    if champion is None:
+        return None
+    folder = bring_here(root, champion)
+    path = folder / "metrics.json"
+    recorded = champion.tags.get(report_tag(protocol_hash)) if protocol_hash else None
+    if protocol_hash and recorded and read_json(path)["protocol"]["hash"] != protocol_hash:
+        path = folder / REPORTS_DIR / report_name(protocol_hash)
+        if not path.exists():  # it was added after the folder was downloaded
+            path = download(root, champion, folder) / REPORTS_DIR / report_name(protocol_hash)
+    if recorded and (not path.exists() or sha256_of_file(path) != recorded):
+        raise BundleError(
+            f"the report {path.name} on {name} version {champion.version} is not the one that was "
+            f"registered; delete {folder}, and run the same command again"
+        )
+    return dict(read_json(path))
+
+
+def report_tag(protocol_hash: str) -> str:
+    """Tag of a version that holds the sha256 of its report under a protocol."""
+    return f"vivero.report.{protocol_hash[:12]}"
+
+
+def report_name(protocol_hash: str) -> str:
+    """File, in a version's reports/, of its report under a protocol."""
+    return f"{protocol_hash[:12]}.json"
 
 
 def champion_drift_reference(root: Path, name: str) -> Path | None:

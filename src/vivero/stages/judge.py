@@ -30,7 +30,7 @@ def run(config: Config, root: Path) -> Verdict:
     is_champion_itself = champion is not None and champion.weights_sha256 == (
         candidate.get("lineage") or {}
     ).get("weights_sha256")
-    report = None if champion is None else champion_report(root, name)
+    report = champion_report(root, name, candidate["protocol"]["hash"])
     verdict = judge(candidate, report, config.judge)
     for gate in verdict.gates:
         log.info("judge: %s  %s", MARKS[gate.passed], gate.reason)

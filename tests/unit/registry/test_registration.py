@@ -13,7 +13,7 @@ from tests.model_versions import make_artifacts, report
 from vivero.config.schema import Config
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import BundleError, TrackingError
-from vivero.files import read_json
+from vivero.files import read_json, write_json
 from vivero.registry.bundle import load_bundle
 from vivero.registry.registration import Candidate, _shortened, register_version
 from vivero.registry.versions import (
@@ -149,6 +149,42 @@ def test_another_model_under_the_name_of_a_version_is_refused(root: Path, tiny_c
     client.set_model_version_tag(NAME, version.version, "vivero.weights_sha256", "0" * 64)
     with pytest.raises(BundleError, match=r"registered were 000000000000.*altered"):
         resolve_model(f"models:/{NAME}/1", root)
+
+
+def test_a_damaged_local_copy_is_fetched_again(
+    root: Path, tiny_config: Config, caplog: pytest.LogCaptureFixture
+):
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    folder = bring_here(root, version)
+    (folder / "bundle" / "MODEL_CARD.md").write_text("other")
+    assert bring_here(root, version) == folder
+    assert "MODEL_CARD.md was altered" in caplog.text
+    assert (folder / "bundle" / "MODEL_CARD.md").read_text() == "# A model\n"
+
+
+def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    version, _ = register_version(root, NAME, candidate)
+    open_client(root).set_registered_model_alias(NAME, "champion", version.version)
+    assert champion_report(root, NAME, "b" * 64) == report()
+
+    newer = report(2.0, protocol="b")
+    write_json(candidate.metrics_path, newer)
+    register_version(root, NAME, candidate)
+    register_version(root, NAME, candidate)
+    assert champion_report(root, NAME) == report()
+    assert champion_report(root, NAME, "a" * 64) == report()
+    assert champion_report(root, NAME, "b" * 64) == newer
+    assert len(list_versions(root, NAME)) == 1
+
+
+def test_an_altered_report_is_refused(root: Path, tiny_config: Config):
+    version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    open_client(root).set_registered_model_alias(NAME, "champion", version.version)
+    (path,) = (root / "mlartifacts").rglob("metrics.json")
+    write_json(path, report(9.0))
+    with pytest.raises(BundleError, match=r"metrics.json on vivero version 1 is not the one"):
+        champion_report(root, NAME, "a" * 64)
 
 
 @pytest.mark.parametrize(
