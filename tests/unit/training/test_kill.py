@@ -57,6 +57,7 @@ def test_the_comparison_sees_a_run_whose_noise_is_not_restored(few_kills):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_call_of_every_save_is_survived(tmp_path: Path):
     results = kill_matrix(tmp_path, every=1, num_random=100)
     assert len(results["trials"]) == results["num_calls"] + 102
