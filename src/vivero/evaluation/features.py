@@ -7,7 +7,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from tqdm import tqdm
 
+from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.extractors import Extractor
 from vivero.files import write_whole
 
@@ -43,9 +43,6 @@ def extract(
 ) -> Features:
     """Features of all images, in their order.
 
-    Each thread runs whole batches on one core: faster than all cores on one batch, and the result
-    does not depend on the number of cores.
-
     Args:
         extractor: The network.
         images: uint8, shape (N, C, H, W); may be memory-mapped.
@@ -58,12 +55,10 @@ def extract(
         return extractor(np.asarray(images[start : start + batch_images]))
 
     parts = []
-    with (
-        ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread) as pool,
-        tqdm(total=len(images), desc=f"features of {subject}", unit="img", disable=None) as bar,
-    ):
-        say = _speaker(f"features of {subject}", len(images))
-        for index, result in enumerate(pool.map(part, starts)):
+    title = f"features of {subject}"
+    with tqdm(total=len(images), desc=title, unit="img", disable=None) as bar:
+        say = _speaker(title, len(images))
+        for index, result in enumerate(spread_over_cores(part, starts)):
             parts.append(result)
             bar.update(len(result[0]))
             say(min((index + 1) * batch_images, len(images)))
@@ -108,10 +103,6 @@ def sha256_of_array(array: np.ndarray) -> str:
     for start in range(0, len(array), 4096):
         digest.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
     return digest.hexdigest()
-
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _speaker(what: str, total: int) -> Callable[[int], None]:
