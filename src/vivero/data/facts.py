@@ -31,16 +31,23 @@ def inspect_image(content: bytes) -> ImageFacts | Refusal:
     image = decode(content)
     if isinstance(image, Refusal):
         return image
-    pixels = np.asarray(image)
+    try:
+        return _facts(image, len(content))
+    except MemoryError:
+        return Refusal("decompression_bomb", "looking at it needs more memory than a worker has")
+
+
+def _facts(image: Image.Image, num_bytes: int) -> ImageFacts:
     width, height = image.size
+    mean, std = _mean_and_std(image)
     return ImageFacts(
         pixel_sha256=pixel_sha256(image),
         width_px=width,
         height_px=height,
         mode=image.mode,
-        num_bytes=len(content),
-        mean=round(float(pixels.mean(dtype=np.float64)), 4),
-        std=round(_std(pixels), 4),
+        num_bytes=num_bytes,
+        mean=round(mean, 4),
+        std=round(std, 4),
     )
 
 
@@ -62,9 +69,9 @@ def is_grey(pixels: np.ndarray) -> bool:
     return bool((pixels == pixels[:, :, :1]).all())
 
 
-def _std(pixels: np.ndarray) -> float:
-    """Standard deviation from the 256 counts: exact, and without a float copy of the image."""
-    counts = np.bincount(pixels.reshape(-1), minlength=256).astype(np.float64)
+def _mean_and_std(image: Image.Image) -> tuple[float, float]:
+    """Over all pixels and channels, from the 256 counts: exact, and without a copy of the image."""
+    counts = np.array(image.histogram(), np.float64).reshape(-1, 256).sum(axis=0)
     values = np.arange(256)
     mean = counts @ values / counts.sum()
-    return float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
+    return float(mean), float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
