@@ -31,7 +31,9 @@ def child_environment(root: Path) -> dict[str, str]:
     """Ours, plus: this Python first on PATH, no telemetry, Prefect's files inside work/."""
     bin_dir = str(Path(sys.executable).parent)
     path = os.pathsep.join([bin_dir, os.environ.get("PATH", "")])
-    defaults = {**QUIET, "PREFECT_HOME": str(work_dir(root) / "prefect")}
+    prefect_dir = work_dir(root) / "prefect"
+    prefect_dir.mkdir(parents=True, exist_ok=True)  # its server makes no parents
+    defaults = {**QUIET, "PREFECT_HOME": str(prefect_dir)}
     return {**defaults, **os.environ, "PATH": path}
 
 

@@ -16,7 +16,7 @@ from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.registry.bundle import Bundle, load_bundle
 
 
-class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
+class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without types  # type: ignore[misc]  # MLflow has no types
     """A table of labels and indices in, images out."""
 
     bundle: Bundle

@@ -17,7 +17,7 @@ from vivero.config.environment import read_environment
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
-from vivero.errors import DataError, StageError
+from vivero.errors import StageError
 from vivero.evaluation.grids import save_grid
 from vivero.files import write_json
 from vivero.models.build import build_model
