@@ -47,7 +47,9 @@ def write_prepared(root: Path, class_names: list[str], num_validation: int = 10)
         np.save(labels_path(images_dir, split), labels.astype(np.int64))
         rows += [{"key": f"{split}/{row}", "split": split, "row": row} for row in range(count)]
     pq.write_table(pa.Table.from_pylist(rows), images_dir / INDEX_NAME)
-    write_prepared_card(images_dir, PreparedCard("dots", "MIT", class_names, 1, 16, "0" * 64, counts))
+    write_prepared_card(
+        images_dir, PreparedCard("dots", "MIT", class_names, 1, 16, "0" * 64, counts)
+    )
 
 
 @pytest.fixture
