@@ -23,7 +23,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     # The temporary Prefect server of a busy machine needs longer than the 20 s it is given.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # A failed stage has said why on this very terminal; the flow's traceback would bury it.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 
 

@@ -27,6 +27,7 @@ from vivero.errors import DataError
 from vivero.evaluation.frechet import frechet_distance, moments
 from vivero.files import write_whole
 
+MIN_IMAGES = 10
 OUTLIER_QUANTILE = 0.995
 MAX_REFERENCE_IMAGES = 2000
 LEAST_VARIANCE = 1e-8  # components below it, of the largest, are numerical dust
@@ -104,9 +105,9 @@ def drift_report(
     Raises:
         ValueError: When either side has fewer than ten images.
     """
-    if min(len(reference), len(current)) < 10:
+    if min(len(reference), len(current)) < MIN_IMAGES:
         raise ValueError(
-            f"drift needs at least 10 images on each side; got {len(reference)} and {len(current)}"
+            f"drift needs at least {MIN_IMAGES} images on each side; got {len(reference)} and {len(current)}"
         )
     pooled = whitened(torch.cat([reference, current]).double(), config.num_components)
     is_current = torch.arange(len(pooled)) >= len(reference)

@@ -18,6 +18,7 @@ from vivero.config.schema import Config
 from vivero.data.prepared import open_split
 from vivero.errors import DataError
 from vivero.evaluation.drift import (
+    MIN_IMAGES,
     DriftReference,
     DriftReport,
     drift_report,
@@ -32,14 +33,20 @@ from vivero.registry.versions import champion_drift_reference
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, root: Path) -> DriftReport:
-    """Test the validation split; leave artifacts/check_drift/{drift.json,drift.png}."""
+def run(config: Config, root: Path) -> DriftReport | None:
+    """Test the images that are not trained on; leave artifacts/check_drift/{drift.json,drift.png}.
+
+    Returns:
+        The report; None when there are too few images to say anything.
+    """
     started_at = time.monotonic()
     against, reference = read_reference(config, root)
     current = current_features(config, root, reference)
     generator = torch.Generator().manual_seed(config.check_drift.seed)
     rows = torch.randperm(len(reference.features), generator=generator)
     chosen = reference.features[rows[: config.check_drift.num_images]]
+    if min(len(chosen), len(current)) < MIN_IMAGES:
+        return say_too_few(artifacts_dir(root, "check_drift"), len(chosen), len(current))
     report = drift_report(chosen, current, config.check_drift, generator)
     folder = artifacts_dir(root, "check_drift")
     write_json(
@@ -66,6 +73,17 @@ def run(config: Config, root: Path) -> DriftReport:
     return report
 
 
+def say_too_few(folder: Path, num_reference: int, num_current: int) -> None:
+    """Leave a record that nothing was tested, and why."""
+    made = (
+        f"not tested: drift needs at least {MIN_IMAGES} images on each side, found "
+        f"{num_reference} of the reference and {num_current} current ones"
+    )
+    log.warning("check_drift: %s", made)
+    write_json(folder / "drift.json", {"is_alarm": None, "reason": made})
+    write_json(folder / "summary.json", {"stage": "check_drift", "seconds": 0.0, "made": made})
+
+
 def read_reference(config: Config, root: Path) -> tuple[str, DriftReference]:
     """The champion's reference, or else that of the current data; and what to call it."""
     path = champion_drift_reference(root, config.registration.model_name)
@@ -80,7 +98,7 @@ def read_reference(config: Config, root: Path) -> tuple[str, DriftReference]:
 
 
 def current_features(config: Config, root: Path, reference: DriftReference) -> torch.Tensor:
-    """Features of the current validation images, by the extractor that made the reference."""
+    """Features of current validation and test images, by the extractor of the reference."""
     settings = config.compute_reference
     weights_dir = work_dir(root) / "extractors"
     extractor = build_extractor(settings.extractor, settings.extractor_size_px, weights_dir)
@@ -91,8 +109,11 @@ def current_features(config: Config, root: Path, reference: DriftReference) -> t
             f"(sha256 {extractor.weights_sha256[:12]}); set the extractor back, or promote a model "
             f"that was judged with the new one"
         )
-    images = open_split(artifacts_dir(root, "prepare_data") / "images", "validation").images
-    chosen = np.asarray(images[: config.check_drift.num_images])
+    images_dir = artifacts_dir(root, "prepare_data") / "images"
+    # Rows are in the order of a hash, so the first ones are a random choice.
+    half = -(-config.check_drift.num_images // 2)
+    parts = [open_split(images_dir, split).images[:half] for split in ("validation", "test")]
+    chosen = np.concatenate([np.asarray(part) for part in parts])
     cache_dir = work_dir(root) / "features"
     return cached_features(extractor, chosen, settings.batch_images, cache_dir).features
 
