@@ -6,16 +6,18 @@ noise. Letters: N images, C channels, H rows, W columns, S levels.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.intervals import Estimate, mean_estimate
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy, sigma, labels
 Weight = Callable[[Tensor], Tensor]  # sigma to the weight of its squared error
-BATCH_IMAGES = 250
+BATCH_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,25 @@ def loss_by_noise_level(denoise: Denoise, weight: Weight, bank: NoiseBank) -> It
     Yields:
         One level at a time, least noise first.
     """
+    starts = range(0, len(bank.clean), BATCH_IMAGES)
     for level, sigma in enumerate(bank.sigmas.tolist()):
         noisy = bank.clean + sigma * bank.noise(level)
-        errors = []
-        for start in range(0, len(noisy), BATCH_IMAGES):
-            rows = slice(start, start + BATCH_IMAGES)
-            levels = torch.full((len(noisy[rows]),), sigma)
-            with torch.inference_mode():
-                denoised = denoise(noisy[rows], levels, bank.labels[rows])
-                error = (denoised - bank.clean[rows]).square().mean(dim=(1, 2, 3))
-            errors.append(weight(levels) * error)
-        yield LevelLoss(sigma, mean_estimate(torch.cat(errors)))
+        errors = partial(_weighted_errors, denoise, weight, noisy, bank, sigma)
+        yield LevelLoss(sigma, mean_estimate(torch.cat(list(spread_over_cores(errors, starts)))))
+
+
+def _weighted_errors(
+    denoise: Denoise,
+    weight: Weight,
+    noisy: Float[Tensor, "N C H W"],
+    bank: NoiseBank,
+    sigma: float,
+    start: int,
+) -> Float[Tensor, " B"]:
+    """Weighted squared error of each image from row start on, one batch of them."""
+    rows = slice(start, start + BATCH_IMAGES)
+    levels = torch.full((len(noisy[rows]),), sigma)
+    with torch.inference_mode():
+        denoised = denoise(noisy[rows], levels, bank.labels[rows])
+        error = (denoised - bank.clean[rows]).square().mean(dim=(1, 2, 3))
+    return weight(levels) * error

@@ -23,9 +23,10 @@ from vivero.evaluation.classifier import (
     predicted_labels,
     train_classifier,
 )
+from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.frechet import frechet_estimate
 from vivero.evaluation.inception_score import inception_score
-from vivero.evaluation.intervals import Estimate, share_estimate
+from vivero.evaluation.intervals import Estimate, normal_estimate, share_estimate
 from vivero.evaluation.kernel import kernel_estimate
 from vivero.evaluation.memorisation import Copying
 from vivero.evaluation.precision_recall import neighbourhoods
@@ -45,6 +46,7 @@ class Source:
 
 
 PIXELS = Source("pixels", "", "none")
+NUM_LESSONS = 3  # classifiers with other seeds, for the classification accuracy score
 
 
 def count_name(count: int) -> str:
@@ -143,36 +145,56 @@ class Labelled:
     labels: np.ndarray
 
 
-def accuracy_by_class(network: SmallCnn, test: Labelled, num_classes: int) -> list[float]:
-    """Accuracy on the test images of each class; 0 for a class that has none."""
-    is_right = predicted_labels(network, test.images) == test.labels
-    return [
-        float(is_right[test.labels == label].mean()) if (test.labels == label).any() else 0.0
-        for label in range(num_classes)
-    ]
-
-
 def classification_accuracy_score(
     samples: Labelled, train: Labelled, test: Labelled, teaching: Teaching
 ) -> tuple[Metrics, dict[str, list[float]]]:
     """What a classifier learns from samples, on real test images; the floor learns from real ones.
 
+    Each figure is the mean of NUM_LESSONS classifiers with other seeds; its interval holds the
+    spread of the seeds as well as that of the test images.
+
     Returns:
-        The metric, and accuracies by class: `value` and `floor`.
+        The metric, and accuracies by class: `value` and `floor`; 0 for a class without test images.
 
     Source:
         Ravuri and Vinyals 2019, arXiv:1905.10887.
     """
     num_images = len(samples.labels)
     real = Labelled(np.asarray(train.images[:num_images]), train.labels[:num_images])
-    estimates, by_class = {}, {}
-    for name, lesson in (("value", samples), ("floor", real)):
-        network = train_classifier(lesson.images, lesson.labels, teaching)
-        estimates[name] = label_agreement(network, test.images, test.labels)
-        by_class[name] = accuracy_by_class(network, test, teaching.num_classes)
+    jobs = [
+        (lesson, Teaching(teaching.num_classes, teaching.epochs, teaching.seed + index))
+        for lesson in (samples, real)
+        for index in range(NUM_LESSONS)
+    ]
+
+    def is_right(job: tuple[Labelled, Teaching]) -> np.ndarray:
+        network = train_classifier(job[0].images, job[0].labels, job[1])
+        return np.asarray(predicted_labels(network, test.images) == test.labels)
+
+    answers = np.stack(list(spread_over_cores(is_right, jobs)))
+    sides = {"value": answers[:NUM_LESSONS], "floor": answers[NUM_LESSONS:]}
+    estimates = {name: mean_accuracy(rows) for name, rows in sides.items()}
+    classes = [test.labels == label for label in range(teaching.num_classes)]
+    by_class = {
+        name: [float(rows[:, rows_of].mean()) if rows_of.any() else 0.0 for rows_of in classes]
+        for name, rows in sides.items()
+    }
     source = Source(CLASSIFIER, "", "none")
     name = f"cas.{CLASSIFIER}.{count_name(num_images)}"
     return {name: metric(estimates["value"], "higher", source, estimates["floor"])}, by_class
+
+
+def mean_accuracy(is_right: np.ndarray) -> Estimate:
+    """Mean accuracy of several classifiers, the variances over images and classifiers added.
+
+    Args:
+        is_right: Of each classifier and image, shape (classifiers, images); two of each at least.
+    """
+    of_classifiers, of_images = is_right.mean(axis=1), is_right.mean(axis=0)
+    variance = of_classifiers.var(ddof=1) / len(of_classifiers)
+    variance += of_images.var(ddof=1) / len(of_images)
+    value = float(of_images.mean())
+    return normal_estimate(value, float(variance**0.5), len(of_images), bounds=(0.0, 1.0))
 
 
 def copying_metrics(found: Mapping[str, tuple[Copying, Source]], num_images: int) -> Metrics:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vivero.evaluation.classifier import (
     save_classifier,
     train_classifier,
 )
+from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.drift import DriftReference, save_drift_reference
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features
@@ -100,7 +102,9 @@ def teach(
     is_labelled = test.labels != NO_LABEL
     if teaching.num_classes < 2 or not is_labelled.any():
         return None
-    network = train_classifier(train.images, train.labels, teaching)
+    (network,) = spread_over_cores(  # on one core: the weights do not depend on their number
+        partial(train_classifier, train.images, train.labels), [teaching]
+    )
     save_classifier(network, path)
     found = predicted_labels(network, np.asarray(test.images)[is_labelled])
     return float((found == test.labels[is_labelled]).mean())
