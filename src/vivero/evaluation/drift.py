@@ -107,7 +107,8 @@ def drift_report(
     """
     if min(len(reference), len(current)) < MIN_IMAGES:
         raise ValueError(
-            f"drift needs at least {MIN_IMAGES} images on each side; got {len(reference)} and {len(current)}"
+            f"drift needs at least {MIN_IMAGES} images on each side; "
+            f"got {len(reference)} and {len(current)}"
         )
     pooled = whitened(torch.cat([reference, current]).double(), config.num_components)
     is_current = torch.arange(len(pooled)) >= len(reference)

@@ -46,7 +46,8 @@ def run(config: Config, root: Path) -> DriftReport | None:
     rows = torch.randperm(len(reference.features), generator=generator)
     chosen = reference.features[rows[: config.check_drift.num_images]]
     if min(len(chosen), len(current)) < MIN_IMAGES:
-        return say_too_few(artifacts_dir(root, "check_drift"), len(chosen), len(current))
+        say_too_few(artifacts_dir(root, "check_drift"), len(chosen), len(current))
+        return None
     report = drift_report(chosen, current, config.check_drift, generator)
     folder = artifacts_dir(root, "check_drift")
     write_json(
