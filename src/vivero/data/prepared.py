@@ -6,15 +6,17 @@ Shapes: N images, C channels, H x W pixels.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from vivero.data.shards import Split
 from vivero.errors import DataError
 from vivero.files import read_json, write_json
+
+if TYPE_CHECKING:  # a worker that resizes images need not load torch
+    from torch import Tensor
 
 CARD_NAME = "card.json"
 INDEX_NAME = "index.parquet"
@@ -102,6 +104,6 @@ def read_card(images_dir: Path) -> PreparedCard:
         ) from error
 
 
-def to_model_range(images: Tensor) -> Tensor:
+def to_model_range(images: "Tensor") -> "Tensor":
     """Images of uint8 as float32 in [-1, 1], the range that the model sees."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.float() / 127.5 - 1

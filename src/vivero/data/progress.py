@@ -24,7 +24,9 @@ def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item
     for num_done, item in enumerate(items, start=1):
         yield item
         now_s = time.monotonic()
-        if now_s - said_s > LOG_EVERY_S:
+        if num_done == 1:  # what came before it was the start of the workers
+            started_s = said_s = now_s
+        if now_s - said_s > LOG_EVERY_S and num_done < total:
             said_s, rate = now_s, num_done / (now_s - started_s)
             left_s = (total - num_done) / rate
             log.info(
