@@ -1,5 +1,6 @@
 """Writer of `artifacts/prepare_data/images`; `data.prepared` reads it."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,12 +79,17 @@ def _empty_split(
 ) -> np.memmap:
     labels = [NO_LABEL if image.label is None else image.label for image in images]
     np.save(labels_path(images_dir, split), np.array(labels, np.int64), allow_pickle=False)
-    return np.lib.format.open_memmap(
-        images_path(images_dir, split),
+    path = images_path(images_dir, split)
+    array = np.lib.format.open_memmap(
+        path,
         mode="w+",
         dtype=np.uint8,
         shape=(len(images), form.num_channels, form.size_px, form.size_px),
     )
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here; while writing, a SIGBUS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _raw_images(
