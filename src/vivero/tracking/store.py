@@ -49,7 +49,8 @@ def open_client(root: Path) -> MlflowClient:
     uri = tracking_uri(root)
     if not is_reachable(uri):
         raise TrackingError(unreachable(uri))
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with refusals(uri):
         _set_global_address(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
