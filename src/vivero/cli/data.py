@@ -1,6 +1,7 @@
 """`vivero data`: bring images in, check them against their pointer, look at them."""
 
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ def ensure_data(root: Path) -> float:
 
 
 def _has_shards(folder: Path) -> bool:
-    return any(folder.glob("*.parquet"))
+    return any(folder.glob("train-*.parquet"))  # quarantine.parquet alone is no data
 
 
 def _bring_in(root: Path, overwrite: bool) -> float:
@@ -110,7 +111,7 @@ def _bring_in(root: Path, overwrite: bool) -> float:
 
         fetch_fashion_mnist(data_dir(root), work_dir(root), overwrite=overwrite)
         if (root / "data.dvc").exists():
-            _verify(root)
+            _verify_or_remove(root)
         _dvc(root, "add", "--quiet", "data")  # into the cache, so that `dvc checkout` finds it
     return time.monotonic() - started_at
 
@@ -131,6 +132,19 @@ def _restored_by_dvc(root: Path) -> bool:
 def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def _verify_or_remove(root: Path) -> None:
+    """Compare what was just fetched; it may not stay in the place of another data set."""
+    try:
+        _verify(root)
+    except DataError as error:
+        shutil.rmtree(data_dir(root))
+        raise DataError(
+            f"Fashion-MNIST is not the data that data.dvc names, which neither DVC's cache nor a "
+            f"remote has; nothing was kept. Add the remote it lies in (`dvc remote add -d`), or "
+            f"import your images again (`vivero data import`). Found: {error}"
+        ) from error
 
 
 def _verify(root: Path) -> None:

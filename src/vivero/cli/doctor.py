@@ -123,7 +123,7 @@ def git(root: Path) -> Finding:
 
 def images(root: Path) -> Finding:
     """The data set."""
-    if any(data_dir(root).glob("*.parquet")):
+    if any(data_dir(root).glob("train-*.parquet")):
         return Finding("data", "ok", "data/ holds shards", "vivero data verify compares them")
     return Finding("data", "note", "no shards in data/", "vivero data fetch, or data import FOLDER")
 
