@@ -1,0 +1,156 @@
+"""The stage evaluate on tiny samples, a tiny model and tiny real images."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.prepared_images import stripes, write_prepared
+from tests.stages.test_sample import make_bundle
+from vivero.errors import DataError
+from vivero.files import sha256_of_json
+from vivero.stages import compute_reference
+from vivero.stages.evaluate import run
+
+CLASS_NAMES = ["top", "middle", "low"]
+FIGURES = {
+    "fd.efficientnet_lite0.20", "kd.efficientnet_lite0.20", "is.efficientnet_lite0.20",
+    "precision.efficientnet_lite0.20", "recall.efficientnet_lite0.20",
+    "density.efficientnet_lite0.20", "coverage.efficientnet_lite0.20",
+    "label_agreement.small_cnn.20", "cas.small_cnn.20", "denoising_loss.mean.8",
+    "copied_share.pixels.10", "nearest_ratio.pixels.10",
+    "copied_share.features.10", "nearest_ratio.features.10",
+}  # fmt: skip
+FIELDS = {
+    "value", "low", "high", "std_error", "n", "floor", "floor_low", "floor_high", "floor_n",
+    "extractor", "extractor_sha256", "resize", "better",
+}  # fmt: skip
+
+
+def house(root: Path, config, class_names: list[str]) -> Path:
+    """All that evaluate reads: real images, their reference, a model, and samples."""
+    images_dir = write_prepared(root, class_names)
+    compute_reference.run(config, root)
+    make_bundle(root / "artifacts/train/bundle", config, class_names)
+    curves_dir = root / "artifacts/train/curves"
+    curves_dir.mkdir()
+    (curves_dir / "loss.csv").write_text("images_seen,loss\n8,1.0\n16,0.5\n")
+    images, labels = stripes(config.sample.num_images, class_names, seed=99)
+    images[0] = np.load(images_dir / "train.npy")[3]  # a copy, to be found
+    sample_dir = root / "artifacts/sample"
+    sample_dir.mkdir()
+    np.save(sample_dir / "images.npy", images)
+    np.save(sample_dir / "labels.npy", np.maximum(labels, 0))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, tiny_config) -> Path:
+    root = house(tmp_path_factory.mktemp("house"), tiny_config, CLASS_NAMES)
+    run(tiny_config, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def out_dir(root: Path) -> Path:
+    return root / "artifacts" / "evaluate"
+
+
+@pytest.fixture(scope="module")
+def report(out_dir: Path):
+    return json.loads((out_dir / "metrics.json").read_text())
+
+
+def test_every_figure_has_its_interval_n_judge_and_floor(report):
+    assert set(report["metrics"]) == FIGURES
+    assert report["not_computed"] == {}
+    for name, figure in report["metrics"].items():
+        assert set(figure) == FIELDS, name
+        assert figure["low"] <= figure["value"] <= figure["high"], name
+        assert figure["std_error"] >= 0, name
+        if not name.startswith(("denoising_loss", "nearest_ratio")):
+            assert figure["floor_low"] <= figure["floor"] <= figure["floor_high"], name
+    of_features = report["metrics"]["fd.efficientnet_lite0.20"]
+    assert of_features["extractor_sha256"].startswith("579344248a93")
+    assert of_features["n"] == of_features["floor_n"] == 20
+
+
+def test_a_planted_copy_is_found(report):
+    assert report["metrics"]["copied_share.pixels.10"]["value"] == pytest.approx(0.1)
+    assert report["metrics"]["copied_share.features.10"]["value"] == pytest.approx(0.1)
+    assert report["metrics"]["copied_share.pixels.10"]["floor"] == 0
+
+
+def test_the_protocol_names_all_that_changes_the_figures(report):
+    protocol = report["protocol"]
+    hashed = {k: v for k, v in protocol.items() if k not in ("hash", "sampler")}
+    assert protocol["hash"] == sha256_of_json(hashed)
+    assert (protocol["n"], protocol["extractor"]) == (20, "efficientnet_lite0")
+    assert report["lineage"]["weights_sha256"]
+
+
+def test_pictures_tables_and_page_are_there(out_dir: Path):
+    names = {"grid", "nearest", "metrics", "loss_by_noise", "per_class", "curves"}
+    assert {path.stem for path in (out_dir / "plots").iterdir()} == names
+    for path in (out_dir / "plots").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100, path.name
+    page = (out_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(names)
+    assert "http://" not in page
+    assert "https://" not in page
+    with (out_dir / "per_class.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == CLASS_NAMES
+
+
+def test_the_summary_is_flat_and_finite(out_dir: Path):
+    summary = json.loads((out_dir / "summary.json").read_text())
+    assert summary["stage"] == "evaluate"
+    numbers = {key: value for key, value in summary.items() if key not in ("stage", "made")}
+    assert set(numbers) >= FIGURES
+    assert all(math.isfinite(value) for value in numbers.values())
+
+
+def test_the_same_inputs_give_the_same_report(root: Path, report, tmp_path: Path, tiny_config):
+    again = tmp_path / "again"
+    shutil.copytree(root, again)
+    shutil.rmtree(again / "artifacts/evaluate")
+    shutil.rmtree(again / "work")
+    run(tiny_config, again)
+    assert json.loads((again / "artifacts/evaluate/metrics.json").read_text()) == report
+
+
+def test_images_without_labels_are_judged_by_what_needs_none(tmp_path: Path, tiny_config):
+    run(tiny_config, house(tmp_path, tiny_config, []))
+    report = json.loads((tmp_path / "artifacts/evaluate/metrics.json").read_text())
+    labelled = {"label_agreement.small_cnn.20", "cas.small_cnn.20"}
+    assert set(report["metrics"]) == FIGURES - labelled
+    assert report["not_computed"] == {
+        "label agreement": "the data has no labels",
+        "classification accuracy score": "the data has no labels",
+    }
+
+
+def test_too_few_samples_leave_a_reason_and_no_nan(root: Path, tmp_path: Path, tiny_config):
+    few = tmp_path / "few"
+    shutil.copytree(root, few)
+    for name in ("images", "labels"):
+        path = few / f"artifacts/sample/{name}.npy"
+        np.save(path, np.load(path)[:1])
+    run(tiny_config, few)
+    text = (few / "artifacts/evaluate/metrics.json").read_text()
+    assert "NaN" not in text
+    assert "at least 2 images" in json.loads(text)["not_computed"]["distances"]
+
+
+def test_says_what_to_run_when_samples_are_missing(root: Path, tmp_path: Path, tiny_config):
+    without = tmp_path / "without"
+    shutil.copytree(root, without)
+    shutil.rmtree(without / "artifacts/sample")
+    with pytest.raises(DataError, match=r"dvc repro.* sample"):
+        run(tiny_config, without)
