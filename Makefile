@@ -46,7 +46,7 @@ check: setup  ## all that needs no run: style, types, architecture
 	$(BIN)/lint-imports
 
 test: setup  ## tests of everything, under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: setup  ## the long proofs
 	$(BIN)/pytest -m slow

@@ -1,0 +1,84 @@
+"""The flow: DVC's order, one process group a stage, errors that say which stage."""
+
+import importlib.util
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from ruamel.yaml import YAML
+
+from vivero.errors import StageError, TrackingError
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def experiment() -> ModuleType:
+    """The flow's module, from its file: pipelines/ is no package."""
+    path = REPOSITORY / "pipelines" / "experiment.py"
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["experiment"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_stage_comes_after_what_it_depends_on(experiment: ModuleType):
+    names = experiment.stage_names(REPOSITORY)
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert sorted(names) == sorted(stages)
+    for name in names:
+        before = {dep.split("/")[1] for dep in stages[name]["deps"] if dep.startswith("artifacts/")}
+        assert before <= set(names[: names.index(name)])
+
+
+def test_the_order_is_that_of_the_file_where_the_graph_leaves_a_choice(experiment: ModuleType):
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert experiment.stage_names(REPOSITORY) == list(stages)
+
+
+def test_a_pull_is_asked_for_only_where_there_is_a_remote(experiment: ModuleType, tmp_path: Path):
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    assert not experiment.has_remote(tmp_path)
+    command = [sys.executable, "-m", "dvc", "remote", "add", "-d", "-q", "here", str(tmp_path)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert experiment.has_remote(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        ("raise SystemExit(3)", StageError, "stage 'broken' failed with exit code 3"),
+        ("raise SystemExit(75)", TrackingError, "could not reach a server"),
+    ],
+)
+def test_a_stage_that_fails_stops_the_flow_with_its_name(
+    experiment: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    error: type[Exception],
+    said: str,
+):
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.setattr(experiment, "get_run_logger", lambda: logging.getLogger("flow"))
+    with pytest.raises(error, match=said):
+        experiment.run_timed("broken", ["broken"], tmp_path)
+
+
+def test_the_flow_imports_nothing_heavy():
+    code = (
+        "import sys; sys.path.insert(0, 'pipelines'); import experiment; "
+        "print([m for m in ('torch', 'mlflow', 'great_expectations') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
