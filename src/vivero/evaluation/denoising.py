@@ -49,6 +49,17 @@ class LevelLoss:
     sigma: float
     loss: Estimate
 
+    def as_row(self) -> dict[str, float]:
+        """Plain values: sigma, value, low, high and n."""
+        loss = self.loss
+        return {
+            "sigma": self.sigma,
+            "value": loss.value,
+            "low": loss.low,
+            "high": loss.high,
+            "n": loss.n,
+        }
+
 
 def noise_levels(num_levels: int, least: float, most: float) -> Float[Tensor, " S"]:
     """Levels at equal steps of ln(sigma)."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vivero.data.prepared import NO_LABEL, PreparedSplit
 from vivero.evaluation.classifier import (
     NAME as CLASSIFIER,
 )
@@ -121,10 +122,10 @@ def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: in
     }
 
 
-def inception_score_metric(logits: Tensor, reference: Reference) -> Metrics:
+def inception_score_metric(logits: Tensor | None, reference: Reference) -> Metrics:
     """The inception score by the extractor's own classifier, which the name says."""
-    if reference.held_out_logits is None:
-        raise ValueError("the extractor has no classifier")
+    if logits is None or reference.held_out_logits is None:
+        raise ValueError(f"{reference.facts.extractor} has no classifier")
     source = source_of(reference)
     floor = inception_score(reference.held_out_logits[: len(logits)])
     name = f"is.{source.extractor}.{count_name(len(logits))}"
@@ -143,6 +144,13 @@ class Labelled:
 
     images: np.ndarray
     labels: np.ndarray
+
+
+def labelled(split: PreparedSplit, num_images: int | None = None) -> Labelled:
+    """The images of a split that have a label, from its first num_images."""
+    labels = np.asarray(split.labels[:num_images])
+    has_label = labels != NO_LABEL
+    return Labelled(np.asarray(split.images[:num_images])[has_label], labels[has_label])
 
 
 def classification_accuracy_score(

@@ -11,7 +11,7 @@ from vivero.files import write_text
 
 PICTURES = {
     "grid": (
-        "Samples: a row for each class or image number",
+        "Samples, sorted by class",
         "Muestras: imágenes generadas, por clase",
     ),
     "metrics": (
@@ -19,8 +19,8 @@ PICTURES = {
         "Cifras con su intervalo del 95 %, y lo que obtienen imágenes reales frente a reales",
     ),
     "nearest": (
-        "Samples (left) with the nearest training image in pixels and in features",
-        "Muestras (izquierda) con la imagen de entrenamiento más cercana, en píxeles y en rasgos",
+        "Samples (top) with the nearest training image in pixels and in features",
+        "Muestras (arriba) con la imagen de entrenamiento más cercana, en píxeles y en rasgos",
     ),
     "loss_by_noise": (
         "Denoising loss on held-out images by noise level",

@@ -47,7 +47,7 @@ def plot_loss_by_noise(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def plot_metrics(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Every metric that has a floor: its value and interval beside the floor, each on its scale."""
+    """Every metric that has a floor: its interval beside that of the floor, each on its scale."""
     shown = {name: metric for name, metric in metrics.items() if metric.get("floor") is not None}
     if not shown:
         return
@@ -56,6 +56,7 @@ def plot_metrics(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes = figure.add_subplot(len(shown), 1, row + 1)
         error = [[metric["value"] - metric["low"]], [metric["high"] - metric["value"]]]
         axes.errorbar([metric["value"]], [0], xerr=error, fmt="o", capsize=3, label="samples")
+        axes.axvspan(metric["floor_low"], metric["floor_high"], color="0.88", zorder=0)
         axes.axvline(metric["floor"], color="0.4", linestyle="--", label="real against real")
         axes.margins(x=0.25)
         axes.set_yticks([0], [f"{name}\n({metric['better']} is better)"], fontsize=8)

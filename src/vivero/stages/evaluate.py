@@ -1,10 +1,6 @@
 """Stage `evaluate`: judge the samples; every figure with its interval, its n and its floor."""
 
-import csv
-import io
-import logging
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +20,7 @@ from vivero.evaluation.classifier import Teaching, load_classifier
 from vivero.evaluation.denoising import LevelLoss, NoiseBank, loss_by_noise_level, noise_levels
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import Features, cached_features
-from vivero.evaluation.grids import save_grid
+from vivero.evaluation.findings import Findings, write_csv
 from vivero.evaluation.memorisation import Nearest, copying, nearest_training_images
 from vivero.evaluation.metrics import (
     PIXELS,
@@ -38,12 +34,14 @@ from vivero.evaluation.metrics import (
     distance_metrics,
     inception_score_metric,
     label_agreement,
+    labelled,
     mean_of,
     metric,
     neighbour_metrics,
     source_of,
 )
 from vivero.evaluation.page import write_page
+from vivero.evaluation.pictures import draw_nearest, draw_samples
 from vivero.evaluation.plots import (
     plot_curves,
     plot_loss_by_noise,
@@ -51,15 +49,11 @@ from vivero.evaluation.plots import (
     plot_per_class,
 )
 from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference
-from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_text
+from vivero.files import sha256_of_file, sha256_of_json, write_json
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
 
-NUM_SHOWN = 12  # samples in the picture of nearest training images
-MAX_GRID_IMAGES = 100
 LEAST_SIGMA, MOST_SIGMA = 0.02, 20.0  # of the denoising loss: what decides an image
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,26 +86,6 @@ class Exhibit:
         return torch.Generator().manual_seed(self.config.evaluate.seed)
 
 
-class Findings:
-    """What was found: metrics, details, and what could not be computed with the reason."""
-
-    def __init__(self) -> None:
-        self.metrics: Metrics = {}
-        self.not_computed: dict[str, str] = {}
-        self.details: dict[str, Any] = {}
-
-    def add(self, name: str, figure: Callable[[], Metrics]) -> None:
-        """Compute a group of metrics; a group that this data does not allow is said, with why."""
-        started_at = time.monotonic()
-        try:
-            self.metrics |= figure()
-        except (ValueError, DataError) as error:
-            self.not_computed[name] = str(error)
-            log.warning("evaluate: %s is left out: %s", name, error)
-        else:
-            log.info("evaluate: %s (%.1f s)", name, time.monotonic() - started_at)
-
-
 def run(config: Config, root: Path) -> None:
     """Write artifacts/evaluate from samples, bundle, reference and prepared images."""
     started_at = time.monotonic()
@@ -120,7 +94,10 @@ def run(config: Config, root: Path) -> None:
     findings.add(
         "distances", partial(distance_metrics, exhibit.features.features, exhibit.reference)
     )
-    findings.add("inception score", partial(score, exhibit))
+    findings.add(
+        "inception score",
+        partial(inception_score_metric, exhibit.features.logits, exhibit.reference),
+    )
     findings.add("precision and recall", partial(neighbours, exhibit))
     findings.add("label agreement", partial(agreement, exhibit))
     findings.add("classification accuracy score", partial(accuracy_score, exhibit, findings))
@@ -139,7 +116,7 @@ def run(config: Config, root: Path) -> None:
     draw(exhibit, findings, nearest, out_dir, artifacts_dir(root, "train") / "curves")
     pictures = {path.stem: path for path in (out_dir / "plots").glob("*.png")}
     write_page(report, pictures, out_dir / "report.html")
-    write_summary(findings, out_dir, time.monotonic() - started_at)
+    findings.write_summary(out_dir / "summary.json", time.monotonic() - started_at)
 
 
 def read_exhibit(config: Config, root: Path) -> Exhibit:
@@ -192,13 +169,6 @@ def protocol(exhibit: Exhibit) -> dict[str, Any]:
         **values,
         "sampler": f"{sampling.sampler}, {sampling.num_steps} steps, guidance {sampling.guidance}",
     }
-
-
-def score(exhibit: Exhibit) -> Metrics:
-    """The inception score, where the extractor has a classifier."""
-    if exhibit.features.logits is None:
-        raise ValueError(f"{exhibit.reference.facts.extractor} has no classifier")
-    return inception_score_metric(exhibit.features.logits, exhibit.reference)
 
 
 def neighbours(exhibit: Exhibit) -> Metrics:
@@ -255,16 +225,7 @@ def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
         return loss_weight("edm", sigma, sigma_data)  # one weight, so that models compare
 
     levels: list[LevelLoss] = list(loss_by_noise_level(bundle.denoiser, weight, bank))
-    findings.details["loss_by_noise_level"] = [
-        {
-            "sigma": level.sigma,
-            "value": level.loss.value,
-            "low": level.loss.low,
-            "high": level.loss.high,
-            "n": level.loss.n,
-        }
-        for level in levels
-    ]
+    findings.details["loss_by_noise_level"] = [level.as_row() for level in levels]
     mean = mean_of([level.loss for level in levels], len(images))
     return {f"denoising_loss.mean.{count_name(len(images))}": metric(mean, "lower", PIXELS, None)}
 
@@ -299,13 +260,6 @@ def copies(exhibit: Exhibit, nearest: dict[str, tuple[Nearest, Nearest, Source]]
     return copying_metrics(found, len(nearest["pixels"][0].rows))
 
 
-def labelled(split: PreparedSplit, num_images: int | None = None) -> Labelled:
-    """The images of a split that have a label, from its first num_images."""
-    labels = np.asarray(split.labels[:num_images])
-    has_label = labels != NO_LABEL
-    return Labelled(np.asarray(split.images[:num_images])[has_label], labels[has_label])
-
-
 def draw(
     exhibit: Exhibit,
     findings: Findings,
@@ -314,10 +268,10 @@ def draw(
     curves_dir: Path,
 ) -> None:
     """Write the plots as PNG, and their numbers as CSV for `dvc plots`."""
-    folder, names = out_dir / "plots", exhibit.bundle.class_names
-    shown = exhibit.samples.images[:MAX_GRID_IMAGES]
-    save_grid(shown, folder / "grid.png", num_columns=min(10, max(1, len(names) or 10)))
-    draw_nearest(exhibit, nearest, folder / "nearest.png")
+    folder, samples = out_dir / "plots", exhibit.samples
+    draw_samples(samples.images, samples.labels, exhibit.bundle.class_names, folder / "grid.png")
+    rows_of = {space: ours.rows.numpy() for space, (ours, _, _) in nearest.items()}
+    draw_nearest(samples.images, exhibit.train.images, rows_of, folder / "nearest.png")
     plot_metrics(findings.metrics, folder / "metrics.png")
     plot_curves(curves_dir, folder / "curves.png")
     levels = findings.details.get("loss_by_noise_level", [])
@@ -331,44 +285,6 @@ def draw(
         plot_per_class(names, values, floors, folder / "per_class.png")
     write_csv(out_dir / "loss_by_noise.csv", ("sigma", "value", "low", "high"), levels)
     write_csv(out_dir / "per_class.csv", ("class", "cas", "cas_floor"), rows)
-
-
-def draw_nearest(
-    exhibit: Exhibit, nearest: dict[str, tuple[Nearest, Nearest, Source]], path: Path
-) -> None:
-    """A row for each sample: itself, the nearest training image in pixels, and in features."""
-    count = min(NUM_SHOWN, len(nearest["pixels"][0].rows))
-    tiles = []
-    for index in range(count):
-        tiles.append(exhibit.samples.images[index])
-        for space in ("pixels", "features"):
-            row = int(nearest[space][0].rows[index])
-            tiles.append(np.asarray(exhibit.train.images[row]))
-    save_grid(np.stack(tiles), path, 3, ["sample", "by pixels", "by features"] * count)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def write_summary(findings: Findings, out_dir: Path, seconds: float) -> None:
-    """The headline figures, flat, for `dvc metrics`."""
-    values = {name: figure["value"] for name, figure in findings.metrics.items()}
-    first = next(iter(values), None)
-    figures = "no figure" if first is None else f"{first} = {values[first]:.4g}"
-    summary = {
-        "stage": "evaluate",
-        "seconds": round(seconds, 2),
-        "made": f"{len(values)} figures with intervals; {figures}",
-        **values,
-    }
-    write_json(out_dir / "summary.json", summary)
-    log.info("evaluate made %s", read_json(out_dir / "summary.json")["made"])
 
 
 def main() -> None:

@@ -9,7 +9,10 @@ from PIL import Image
 from vivero.evaluation.page import PICTURES, write_page
 from vivero.evaluation.plots import plot_curves, plot_loss_by_noise, plot_metrics, plot_per_class
 
-METRIC = {"value": 5.0, "low": 4.5, "high": 5.5, "floor": 1.25, "n": 5000, "better": "lower"}
+METRIC = {
+    "value": 5.0, "low": 4.5, "high": 5.5, "floor": 1.25, "floor_low": 1.0, "floor_high": 1.5,
+    "n": 5000, "better": "lower",
+}  # fmt: skip
 REPORT = {
     "protocol": {"hash": "abc", "extractor": "efficientnet_lite0"},
     "metrics": {"fd.efficientnet_lite0.5k": METRIC, "is.x.5k": {**METRIC, "floor": None}},

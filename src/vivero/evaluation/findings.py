@@ -1,0 +1,55 @@
+"""What an evaluation found, and what it could not find with the reason."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vivero.errors import DataError
+from vivero.evaluation.metrics import Metrics
+from vivero.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+class Findings:
+    """Metrics by name, details for plots, and reasons for what is left out."""
+
+    def __init__(self) -> None:
+        self.metrics: Metrics = {}
+        self.not_computed: dict[str, str] = {}
+        self.details: dict[str, Any] = {}
+
+    def add(self, name: str, figure: Callable[[], Metrics]) -> None:
+        """Compute a group of metrics; a group that this data does not allow is said, with why."""
+        started_at = time.monotonic()
+        try:
+            self.metrics |= figure()
+        except (ValueError, DataError) as error:
+            self.not_computed[name] = str(error)
+            log.warning("evaluate: %s is left out: %s", name, error)
+        else:
+            log.info("evaluate: %s (%.1f s)", name, time.monotonic() - started_at)
+
+    def write_summary(self, path: Path, seconds: float) -> None:
+        """The headline figures, flat, for `dvc metrics`."""
+        values = {name: figure["value"] for name, figure in self.metrics.items()}
+        first = next(iter(values), None)
+        figures = "no figure" if first is None else f"{first} = {values[first]:.4g}"
+        made = f"{len(values)} figures with intervals; {figures}"
+        write_json(
+            path, {"stage": "evaluate", "seconds": round(seconds, 2), "made": made, **values}
+        )
+        log.info("evaluate made %s", made)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
