@@ -1,6 +1,7 @@
 """The commands of `vivero` and their grouping; each does its imports when it is called."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -104,6 +105,7 @@ for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
 
 def main() -> None:
     """Entry point: one clear sentence for what we raise on purpose, no traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; see dvc.yaml
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vivero").setLevel(logging.INFO)
     try:
