@@ -8,6 +8,7 @@ Letters: N reference images, M current ones, D features, K components. Pure but 
 own file; randomness comes as a generator.
 """
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +26,12 @@ from torch import Tensor
 from vivero.config.schema import CheckDriftConfig
 from vivero.errors import DataError
 from vivero.evaluation.frechet import frechet_distance, moments
+from vivero.evaluation.intervals import Estimate, share_estimate
 from vivero.files import write_whole
 
 MIN_IMAGES = 10
 OUTLIER_QUANTILE = 0.995
+NUM_DIVISIONS = 20  # random ones, for the Fréchet distance by chance
 MAX_REFERENCE_IMAGES = 2000
 LEAST_VARIANCE = 1e-8  # components below it, of the largest, are numerical dust
 
@@ -66,6 +69,7 @@ class DriftReport:
         tests: Maximum mean discrepancy, then the classifier.
         auc: How well a classifier tells the two apart on images it has not seen; 0.5 = not.
         frechet: Fréchet distance in the components.
+        frechet_floor: The same by chance: the mean over random divisions of all images.
         outlier_share: Current images farther out than all but 0.5 % of the reference.
         null_statistics: Discrepancies of the permutations, for the plot.
         num_reference: Images of the reference.
@@ -76,7 +80,8 @@ class DriftReport:
     tests: tuple[DriftTest, DriftTest]
     auc: float
     frechet: float
-    outlier_share: float
+    frechet_floor: float
+    outlier_share: Estimate
     null_statistics: list[float]
     num_reference: int
     num_current: int
@@ -121,6 +126,7 @@ def drift_report(
         tests=(discrepancy, classifier),
         auc=classifier.statistic,
         frechet=frechet_distance(moments(ours), moments(theirs)),
+        frechet_floor=frechet_by_chance(pooled, len(ours), generator),
         outlier_share=outlier_share(ours, theirs),
         null_statistics=nulls,
         num_reference=len(ours),
@@ -215,19 +221,37 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(above + equal / 2)
 
 
-def outlier_share(reference: Float[Tensor, "N K"], current: Float[Tensor, "M K"]) -> float:
+def outlier_share(reference: Float[Tensor, "N K"], current: Float[Tensor, "M K"]) -> Estimate:
     """Share of current images farther from the reference's centre than nearly all of its own."""
     distance = (reference - reference.mean(dim=0)).norm(dim=1)
     limit = distance.quantile(OUTLIER_QUANTILE)
-    return float(((current - reference.mean(dim=0)).norm(dim=1) > limit).double().mean())
+    is_outside = (current - reference.mean(dim=0)).norm(dim=1) > limit
+    return share_estimate(int(is_outside.sum()), len(current))
+
+
+def frechet_by_chance(
+    pooled: Float[Tensor, "N K"], num_reference: int, generator: torch.Generator
+) -> float:
+    """Mean Fréchet distance between two random parts, of which one has num_reference rows."""
+    distances = []
+    for _ in range(NUM_DIVISIONS):
+        rows = torch.randperm(len(pooled), generator=generator)
+        parts = (pooled[rows[:num_reference]], pooled[rows[num_reference:]])
+        distances.append(frechet_distance(*(moments(part) for part in parts)))
+    return math.fsum(distances) / NUM_DIVISIONS
 
 
 def save_drift_reference(path: Path, reference: DriftReference) -> None:
     """Write the reference as safetensors, whole or not at all."""
     kept = reference.features[:MAX_REFERENCE_IMAGES].contiguous().float()
-    facts = {"extractor_sha256": reference.extractor_sha256, "data_digest": reference.data_digest}
+    facts = {
+        "extractor_sha256": reference.extractor_sha256,
+        "data_digest": reference.data_digest,
+    }
+    # safetensors writes its metadata in no fixed order, so one entry holds all: equal bytes
+    metadata = {"facts": json.dumps(facts)}
     with write_whole(path) as part_path:
-        save_file({"features": kept}, part_path, metadata=facts)
+        save_file({"features": kept}, part_path, metadata=metadata)
 
 
 def load_drift_reference(path: Path) -> DriftReference:
@@ -238,10 +262,10 @@ def load_drift_reference(path: Path) -> DriftReference:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
+            facts = json.loads((file.metadata() or {})["facts"])
             features = file.get_tensor("features")
             return DriftReference(features, facts["extractor_sha256"], facts["data_digest"])
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} is no readable drift reference ({error}); make it again with "
             f"`dvc repro -f compute_reference`"

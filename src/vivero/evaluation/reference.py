@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vivero.errors import DataError
 from vivero.evaluation.frechet import Moments, moments
-from vivero.files import read_json, sha256_of_file, write_json, write_whole
+from vivero.files import read_json, sha256_of_json, write_json, write_whole
 
 FEATURES_NAME, FACTS_NAME = "features.safetensors", "reference.json"
 CLASSIFIER_NAME, DRIFT_NAME = "classifier.safetensors", "drift.safetensors"
@@ -33,6 +33,7 @@ class ReferenceFacts:
         num_reference: M.
         num_held_out: H.
         data_digest: Hash of the raw data.
+        images_sha256: Hash of the prepared images that the features are of.
         seed: Of the small classifier.
         real_accuracy: Of the small classifier on real test images; None without labels.
     """
@@ -45,6 +46,7 @@ class ReferenceFacts:
     num_reference: int
     num_held_out: int
     data_digest: str
+    images_sha256: str
     seed: int
     real_accuracy: float | None
 
@@ -60,7 +62,6 @@ class Reference:
         held_out_logits: Shape (H, K), float32; None where the extractor has none.
         moments: Of features.
         mean_kernel: Mean kernel over pairs of features.
-        sha256: Hash of the features' file.
     """
 
     facts: ReferenceFacts
@@ -69,7 +70,16 @@ class Reference:
     held_out_logits: Tensor | None
     moments: Moments
     mean_kernel: float
-    sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the features were made from.
+
+        Not of their bytes, whose last digits depend on the kind of processor.
+        """
+        facts = self.facts
+        made_from = (facts.extractor_sha256, facts.resize, facts.num_reference, facts.num_held_out)
+        return sha256_of_json([*made_from, facts.images_sha256])
 
 
 def save_reference(
@@ -111,7 +121,6 @@ def load_reference(folder: Path) -> Reference:
             held_out_logits=tensors.get("held_out_logits"),
             moments=Moments(tensors["mean"], tensors["covariance"]),
             mean_kernel=float(tensors["mean_kernel"]),
-            sha256=sha256_of_file(path),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -134,7 +134,8 @@ def save_plot(report: DriftReport, path: Path) -> None:
     axes.set_ylabel("permutations")
     axes.set_title(
         f"{'DRIFT' if report.is_alarm else 'No drift'}: a classifier tells old from new with AUC "
-        f"{report.auc:.3f} (p = {classifier.p_value:.3g}); outliers {report.outlier_share:.1%}",
+        f"{report.auc:.3f} (p = {classifier.p_value:.3g}); "
+        f"outliers {report.outlier_share.value:.1%}",
         fontsize=10,
     )
     axes.legend()

@@ -20,7 +20,7 @@ from vivero.evaluation.classifier import (
 from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.drift import DriftReference, save_drift_reference
 from vivero.evaluation.extractors import build_extractor
-from vivero.evaluation.features import cached_features
+from vivero.evaluation.features import cached_features, sha256_of_array
 from vivero.evaluation.kernel import mean_kernel_of_pairs
 from vivero.evaluation.reference import (
     CLASSIFIER_NAME,
@@ -28,7 +28,7 @@ from vivero.evaluation.reference import (
     ReferenceFacts,
     save_reference,
 )
-from vivero.files import write_json
+from vivero.files import sha256_of_json, write_json
 from vivero.processes import run_stage
 
 log = logging.getLogger(__name__)
@@ -47,15 +47,10 @@ def run(config: Config, root: Path) -> None:
         settings.extractor, settings.extractor_size_px, work_dir(root) / "extractors"
     )
     cache_dir = work_dir(root) / "features"
+    chosen = [np.asarray(split.images[: settings.num_images]) for split in (train, test)]
     real, held_out = (
-        cached_features(
-            extractor,
-            np.asarray(split.images[: settings.num_images]),
-            settings.batch_images,
-            cache_dir,
-            subject,
-        )
-        for split, subject in ((train, "training images"), (test, "test images"))
+        cached_features(extractor, images, settings.batch_images, cache_dir, subject)
+        for images, subject in zip(chosen, ("training images", "test images"), strict=True)
     )
     teaching = Teaching(len(card.class_names), settings.classifier_epochs, settings.seed)
     accuracy = teach(train, test, teaching, folder / CLASSIFIER_NAME)
@@ -68,6 +63,7 @@ def run(config: Config, root: Path) -> None:
         num_reference=len(real.features),
         num_held_out=len(held_out.features),
         data_digest=card.source_digest,
+        images_sha256=sha256_of_json([sha256_of_array(images) for images in chosen]),
         seed=settings.seed,
         real_accuracy=accuracy,
     )

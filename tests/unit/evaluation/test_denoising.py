@@ -9,7 +9,9 @@ from vivero.evaluation.denoising import NoiseBank, loss_by_noise_level, noise_le
 def bank(num_images: int = 400) -> NoiseBank:
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(num_images, 1, 4, 4, generator=generator)
-    return NoiseBank(clean, torch.zeros(num_images, dtype=torch.int64), noise_levels(3, 0.1, 10), 7)
+    return NoiseBank(
+        clean, torch.zeros(num_images, dtype=torch.int64), noise_levels(3, 0.1, 10.0), 7
+    )
 
 
 def posterior_mean(noisy: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -46,6 +48,6 @@ def test_the_bank_is_fixed_by_its_seed_and_differs_between_levels():
 
 
 def test_levels_are_even_in_the_logarithm():
-    levels = noise_levels(5, 0.01, 80)
+    levels = noise_levels(5, 0.01, 80.0)
     assert levels.log().diff().std() < 1e-5
     assert levels[[0, -1]].tolist() == pytest.approx([0.01, 80], rel=1e-4)

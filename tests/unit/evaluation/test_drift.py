@@ -93,7 +93,15 @@ def test_equal_seeds_give_equal_reports():
 def test_outliers_are_counted():
     current = features(2)
     current[:20] += 100
-    assert report_on(current).outlier_share >= 0.1 - 1e-9
+    found = report_on(current).outlier_share
+    assert found.low < found.value < found.high
+    assert found.value >= 0.1 - 1e-9
+
+
+def test_the_distance_by_chance_is_that_of_unchanged_images():
+    unchanged = report_on(features(2))
+    assert unchanged.frechet == pytest.approx(unchanged.frechet_floor, rel=0.3)
+    assert report_on(features(2) + 1.0).frechet > 2 * unchanged.frechet_floor
 
 
 def test_too_few_images_are_refused():
@@ -126,6 +134,10 @@ def test_a_reference_comes_back_from_its_file(tmp_path: Path):
     reference = DriftReference(features(1), "abc", "0123.dir")
     save_drift_reference(tmp_path / "drift.safetensors", reference)
     back = load_drift_reference(tmp_path / "drift.safetensors")
+    written = (tmp_path / "drift.safetensors").read_bytes()
+    for _ in range(5):
+        save_drift_reference(tmp_path / "again.safetensors", reference)
+        assert (tmp_path / "again.safetensors").read_bytes() == written
     assert torch.equal(back.features, reference.features)
     assert (back.extractor_sha256, back.data_digest) == ("abc", "0123.dir")
 

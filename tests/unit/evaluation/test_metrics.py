@@ -1,5 +1,6 @@
 """The names of metrics, their entries, and what classifiers say of samples."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -29,9 +30,11 @@ NAMES = ["top", "middle", "low"]
 def reference(extractor: str) -> Reference:
     generator = torch.Generator().manual_seed(0)
     features, held_out = torch.randn(80, 6, generator=generator), torch.randn(30, 6)
-    facts = ReferenceFacts(extractor, "a" * 64, None, 64, "64 px", 80, 30, "b" * 64, 0, None)
+    facts = ReferenceFacts(
+        extractor, "a" * 64, None, 64, "64 px", 80, 30, "b" * 64, "c" * 64, 0, None
+    )
     return Reference(
-        facts, features, held_out, None, moments(features), mean_kernel_of_pairs(features), "c" * 64
+        facts, features, held_out, None, moments(features), mean_kernel_of_pairs(features)
     )
 
 
@@ -106,3 +109,12 @@ def test_the_accuracy_of_several_classifiers_adds_both_variances():
     assert got.value == 0.625
     assert got.std_error == pytest.approx(math.sqrt(of_seeds + of_images))
     assert got.high == 1.0
+
+
+def test_a_reference_is_named_by_what_it_was_made_from():
+    real, other = reference("inception"), reference("inception")
+    moved = dataclasses.replace(real, features=real.features + 1e-6)  # another processor
+    assert real.sha256 == moved.sha256 == other.sha256
+    for change in ({"images_sha256": "d" * 64}, {"num_reference": 79}, {"resize": "32 px"}):
+        changed = dataclasses.replace(real, facts=dataclasses.replace(real.facts, **change))
+        assert changed.sha256 != real.sha256
