@@ -80,7 +80,7 @@ def test_artifacts_come_back_from_the_cache(finished_clone: Clone):
 @pytest.mark.parametrize(
     ("setting", "value", "stages"),
     [
-        ("train.learning_rate", 2.0e-3, ["train", "sample", "evaluate"]),
+        ("train.learning_rate", 1.0e-3, ["train", "sample", "evaluate"]),
         ("evaluate.seed", 5, ["evaluate"]),
         ("sample.guidance", 1.7, ["sample", "evaluate"]),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from vivero.config.paths import tracking_root
+from vivero.config.paths import tracking_root, work_dir
 
 
 class Environment(BaseSettings):
@@ -35,6 +35,11 @@ def tracking_uri(root: Path) -> str:
 def local_artifacts_dir(root: Path) -> Path:
     """Where the embedded MLflow store keeps its files; unused when a server is given."""
     return tracking_root(root) / "mlartifacts"
+
+
+def extractor_weights_dir(root: Path) -> Path:
+    """Where Inception's weights lie: VIVERO_INCEPTION_DIR, or else where they are downloaded to."""
+    return read_environment().vivero_inception_dir or work_dir(root) / "extractors"
 
 
 def user_name() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -112,7 +112,7 @@ def save_classifier(network: SmallCnn, path: Path) -> None:
     """Write the weights as safetensors, whole or not at all."""
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with write_whole(path) as part_path:
-        save_file(weights, part_path)
+        part_path.write_bytes(save(weights))
 
 
 def load_classifier(path: Path) -> SmallCnn:

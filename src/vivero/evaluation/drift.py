@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -251,7 +251,7 @@ def save_drift_reference(path: Path, reference: DriftReference) -> None:
     # safetensors writes its metadata in no fixed order, so one entry holds all: equal bytes
     metadata = {"facts": json.dumps(facts)}
     with write_whole(path) as part_path:
-        save_file({"features": kept}, part_path, metadata=metadata)
+        part_path.write_bytes(save({"features": kept}, metadata=metadata))
 
 
 def load_drift_reference(path: Path) -> DriftReference:

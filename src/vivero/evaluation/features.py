@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from tqdm import tqdm
 
 from vivero.evaluation.cores import spread_over_cores
@@ -93,7 +93,7 @@ def cached_features(
     if made.logits is not None:
         tensors["logits"] = made.logits.contiguous()
     with write_whole(path) as part_path:
-        save_file(tensors, part_path)
+        part_path.write_bytes(save(tensors))
     return made
 
 

@@ -8,6 +8,7 @@ Letters: N samples, M reference images, H held-out images, D features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -86,22 +87,19 @@ def distance_metrics(features: Tensor, reference: Reference) -> Metrics:
     """Fréchet and kernel distance of samples from the reference, and of held-out images."""
     source = source_of(reference)
     is_inception = source.extractor == "inception"
-    held_out = reference.held_out[: len(features)]
     suffix = f"{source.extractor}.{count_name(len(features))}"
     frechet, kernel = ("fid", "kid") if is_inception else ("fd", "kd")
+
+    def distances(rows: Tensor) -> tuple[Estimate, Estimate]:
+        return (
+            frechet_estimate(rows, reference.moments),
+            kernel_estimate(rows, reference.features, reference.mean_kernel),
+        )
+
+    ours, theirs = spread_over_cores(distances, _samples_and_held_out(features, reference))
     return {
-        f"{frechet}.{suffix}": metric(
-            frechet_estimate(features, reference.moments),
-            "lower",
-            source,
-            frechet_estimate(held_out, reference.moments),
-        ),
-        f"{kernel}.{suffix}": metric(
-            kernel_estimate(features, reference.features, reference.mean_kernel),
-            "lower",
-            source,
-            kernel_estimate(held_out, reference.features, reference.mean_kernel),
-        ),
+        f"{frechet}.{suffix}": metric(ours[0], "lower", source, theirs[0]),
+        f"{kernel}.{suffix}": metric(ours[1], "lower", source, theirs[1]),
     }
 
 
@@ -114,12 +112,17 @@ def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: in
     source = source_of(reference)
     suffix = f"{source.extractor}.{count_name(len(features))}"
     real = reference.features[: len(features)]
-    ours = neighbourhoods(features, real, num_neighbours)
-    theirs = neighbourhoods(reference.held_out[: len(features)], real, num_neighbours)
+    judged = partial(neighbourhoods, reference=real, num_neighbours=num_neighbours)
+    ours, theirs = spread_over_cores(judged, _samples_and_held_out(features, reference))
     return {
         f"{name}.{suffix}": metric(getattr(ours, name), "higher", source, getattr(theirs, name))
         for name in ("precision", "recall", "density", "coverage")
     }
+
+
+def _samples_and_held_out(features: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
+    """What is judged, and as many held-out real images (or all there are), for the floor."""
+    return features, reference.held_out[: len(features)]
 
 
 def inception_score_metric(logits: Tensor | None, reference: Reference) -> Metrics:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from vivero.errors import DataError
@@ -101,7 +101,7 @@ def save_reference(
     if held_out[1] is not None:
         tensors["held_out_logits"] = held_out[1]
     with write_whole(folder / FEATURES_NAME) as part_path:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part_path)
+        part_path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
     write_json(folder / FACTS_NAME, asdict(facts))
 
 

@@ -84,15 +84,27 @@ def judge(
 def absolute_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, ...]:
     """The limits that hold for every model, first or not."""
     gates = [_distance_gate(report, config), _lineage_gate(report)]
-    agreement = _metric(report, "label_agreement.")
-    if agreement is not None:
-        name, metric = agreement
+    for name, metric in _metrics(report, "label_agreement."):
         gates.append(_at_least(name, metric["value"], config.min_label_agreement))
-    copied = _metric(report, "copied_share.")
-    if copied is not None:
-        name, metric = copied
+    for name, metric in _metrics(report, "copied_share."):
         gates.append(_at_most(name, metric["value"], config.max_copied_share))
-    return tuple(gates)
+    return (*gates, *_gates_of_what_is_missing(report))
+
+
+def _gates_of_what_is_missing(report: Mapping[str, Any]) -> list[Gate]:
+    """A figure that a limit needs and that was not computed is a failed gate, with its reason.
+
+    Data without classes has no labels to agree with, which is no failure.
+    """
+    missing = report.get("not_computed") or {}
+    needed = {"copies of training images": "copied_share"}
+    if report.get("has_classes", True):
+        needed["label agreement"] = "label_agreement"
+    return [
+        Gate(metric, False, None, None, f"{metric} was not computed: {missing[group]}")
+        for group, metric in needed.items()
+        if group in missing
+    ]
 
 
 def compare(
@@ -113,7 +125,7 @@ def compare(
             f"settings of evaluate, then `vivero judge` and `vivero register`, and judge again"
         )
         return Gate("protocol", None, None, None, reason), "hold"
-    name, metric = _primary(candidate)
+    name, metric = _metrics(candidate, *DISTANCES)[0]
     other = champion["metrics"][name]
     gain = other["value"] - metric["value"]
     spread = (metric["std_error"] ** 2 + other["std_error"] ** 2) ** 0.5
@@ -131,7 +143,12 @@ def compare(
 
 
 def _distance_gate(report: Mapping[str, Any], config: JudgeConfig) -> Gate:
-    name, metric = _primary(report)
+    found = _metrics(report, *DISTANCES)
+    if not found:
+        why = (report.get("not_computed") or {}).get("distances", "the report has none")
+        reason = f"there is no Fréchet distance to judge by: {why}"
+        return Gate("Fréchet distance", False, None, None, reason)
+    name, metric = found[0]
     if metric["floor"] is None or metric["floor"] <= 0:
         return Gate(f"{name} over floor", None, None, None, f"{name} has no floor to compare with")
     ratio = metric["value"] / metric["floor"]
@@ -149,17 +166,12 @@ def _lineage_gate(report: Mapping[str, Any]) -> Gate:
     return Gate("lineage", True, None, None, "the lineage names data, settings and weights")
 
 
-def _primary(report: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    for prefix in DISTANCES:
-        found = _metric(report, prefix)
-        if found is not None:
-            return found
-    raise ValueError(f"a report needs a metric named {' or '.join(DISTANCES)}...")
-
-
-def _metric(report: Mapping[str, Any], prefix: str) -> tuple[str, Mapping[str, Any]] | None:
-    names = sorted(name for name in report["metrics"] if name.startswith(prefix))
-    return (names[0], report["metrics"][names[0]]) if names else None
+def _metrics(report: Mapping[str, Any], *prefixes: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """All metrics with one of the prefixes, those of the first prefix first."""
+    names = [
+        name for prefix in prefixes for name in sorted(report["metrics"]) if name.startswith(prefix)
+    ]
+    return [(name, report["metrics"][name]) for name in names]
 
 
 def _at_least(name: str, value: float, limit: float) -> Gate:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config
@@ -101,7 +102,7 @@ def read_reference(config: Config, root: Path) -> tuple[str, DriftReference]:
 def current_features(config: Config, root: Path, reference: DriftReference) -> torch.Tensor:
     """Features of current validation and test images, by the extractor of the reference."""
     settings = config.compute_reference
-    weights_dir = work_dir(root) / "extractors"
+    weights_dir = extractor_weights_dir(root)
     extractor = build_extractor(settings.extractor, settings.extractor_size_px, weights_dir)
     if extractor.weights_sha256 != reference.extractor_sha256:
         raise DataError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config
@@ -44,7 +45,7 @@ def run(config: Config, root: Path) -> None:
     card = read_card(images_dir)
     train, test = open_split(images_dir, "train"), open_split(images_dir, "test")
     extractor = build_extractor(
-        settings.extractor, settings.extractor_size_px, work_dir(root) / "extractors"
+        settings.extractor, settings.extractor_size_px, extractor_weights_dir(root)
     )
     cache_dir = work_dir(root) / "features"
     chosen = [np.asarray(split.images[: settings.num_images]) for split in (train, test)]

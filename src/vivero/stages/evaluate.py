@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config
@@ -108,6 +109,7 @@ def run(config: Config, root: Path) -> None:
     report = {
         "protocol": protocol(exhibit),
         "lineage": {**exhibit.bundle.lineage, "weights_sha256": exhibit.bundle.weights_sha256},
+        "has_classes": len(exhibit.bundle.class_names) > 1,
         "metrics": findings.metrics,
         "not_computed": findings.not_computed,
         **findings.details,
@@ -134,7 +136,7 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
         ) from error
     settings = config.compute_reference
     extractor = build_extractor(
-        settings.extractor, reference.facts.size_px, work_dir(root) / "extractors"
+        settings.extractor, reference.facts.size_px, extractor_weights_dir(root)
     )
     cache_dir = work_dir(root) / "features"
     features = cached_features(extractor, images, settings.batch_images, cache_dir, "samples")
@@ -162,6 +164,7 @@ def protocol(exhibit: Exhibit) -> dict[str, Any]:
         "resize": facts.resize,
         "reference_n": facts.num_reference,
         "reference_sha256": exhibit.reference.sha256,
+        "settings": exhibit.config.evaluate.model_dump(),
     }
     sampling = exhibit.config.sample
     return {

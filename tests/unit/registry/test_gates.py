@@ -128,3 +128,37 @@ def test_a_report_is_not_changed_by_judging_it():
     before = copy.deepcopy((candidate, champion))
     judge(candidate, champion, CONFIG)
     assert (candidate, champion) == before
+
+
+@pytest.mark.parametrize("space", ["features", "pixels"])
+def test_copies_are_looked_for_in_every_space(space: str):
+    copied = report()
+    copied["metrics"][f"copied_share.{space}.500"] = {"value": 0.5, "std_error": 0.0, "floor": 0.0}
+    verdict = judge(copied, None, CONFIG)
+    assert verdict.verdict == "reject"
+    assert f"copied_share.{space}.500 is 0.5" in " ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize("group", ["copies of training images", "label agreement"])
+def test_a_figure_that_could_not_be_computed_is_no_free_pass(group: str):
+    silent = {**report(), "not_computed": {group: "too few images"}}
+    verdict = judge(silent, None, CONFIG)
+    assert verdict.verdict == "reject"
+    assert "was not computed: too few images" in " ".join(verdict.reasons)
+
+
+def test_data_without_classes_needs_no_label_agreement():
+    unlabelled = {
+        **report(),
+        "has_classes": False,
+        "not_computed": {"label agreement": "the data has no labels"},
+    }
+    assert judge(unlabelled, None, CONFIG).verdict == "first"
+
+
+def test_without_a_distance_there_is_nothing_to_judge_by():
+    blind = report()
+    del blind["metrics"][FD]
+    verdict = judge(blind, None, CONFIG)
+    assert verdict.verdict == "reject"
+    assert "no Fréchet distance" in " ".join(verdict.reasons)
