@@ -8,9 +8,11 @@ on the world outside the workspace (registry, alias) follows, as commands that m
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import networkx as nx
 from dvc.repo import Repo
@@ -20,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from vivero.config.paths import project_dir, work_dir
 from vivero.errors import StageError, TrackingError, ViveroError
 from vivero.files import write_json
-from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
+from vivero.processes import INTERRUPTED_EXIT_CODE, UNREACHABLE_EXIT_CODE, run_in_group
 
 OUTSIDE_DVC = ("check_drift", "judge", "register", "promote")
 RETRY_DELAYS_S = [5.0, 30.0, 120.0]
@@ -111,9 +113,18 @@ def experiment(root: Path | None = None, force: bool = False) -> dict[str, float
     return seconds
 
 
+def stop(_signal_number: int, _frame: object) -> NoReturn:
+    """Turn SIGTERM into Ctrl-C, so that the stage that runs is told to stop and can save."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         experiment(force="--force" in sys.argv[1:])
     except ViveroError as error:
         sys.stderr.write(f"\n{error}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nexperiment: stopped; `vivero run` goes on from here\n")
+        sys.exit(INTERRUPTED_EXIT_CODE)

@@ -5,7 +5,6 @@ second `dvc repro` would start a second writer of the same output. A stage there
 kernel to be told when its parent dies, and watches the process above the shell as well.
 """
 
-import ctypes
 import logging
 import os
 import select
@@ -13,12 +12,23 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vivero.errors import TrackingError, ViveroError
 
-PR_SET_PDEATHSIG = 1
+GRACE_S = 3.0  # for a stage to save what it has, once what started it is gone
+GUARD = """
+import os, signal, sys, time
+os.read(0, 1)
+for number in (signal.SIGTERM, signal.SIGKILL):
+    try:
+        os.killpg(int(sys.argv[1]), number)
+    except ProcessLookupError:
+        break
+    time.sleep(float(sys.argv[2]))
+"""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "busybox"}
 INTERRUPTED_EXIT_CODE = 130
 UNREACHABLE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: worth trying again
@@ -29,14 +39,10 @@ log = logging.getLogger(__name__)
 def die_with_parent() -> None:
     """End this process when its parent ends, however that ends; the shell between is skipped.
 
-    On systems without prctl and pidfd (not Linux) only the parent's number is watched.
+    It is asked to end (SIGTERM) after a second, so that a training that was told to stop as well
+    can save, and is killed after GRACE_S. Without pidfd (not Linux) nothing is watched.
     """
-    parent_pid = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the kernel knew
-        os._exit(1)
-    watched_pid = _first_above_the_shells(parent_pid)
+    watched_pid = _first_above_the_shells(os.getppid())
     if watched_pid > 1:
         threading.Thread(target=_outlive, args=(watched_pid,), daemon=True).start()
 
@@ -63,34 +69,41 @@ def _parent_of(pid: int) -> int:
 
 
 def _outlive(pid: int) -> None:
-    """Wait until process pid has ended, then kill this one."""
+    """Wait until process pid has ended, then end this one."""
     try:
         descriptor = os.pidfd_open(pid)
     except (OSError, AttributeError):
         return
     select.select([descriptor], [], [])
+    time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_in_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
     """Run a command in its own process group; whatever ends us ends the whole group.
 
+    A small guard holds the other end of a pipe: when we are gone, killed or not, the pipe closes,
+    and the guard ends what the command started, also what its own children left behind.
+
     Returns:
         The exit code of the command.
     """
-    process = subprocess.Popen(
-        command, cwd=cwd, env=dict(env), start_new_session=True, preexec_fn=_pdeathsig
+    process = subprocess.Popen(command, cwd=cwd, env=dict(env), start_new_session=True)
+    guard = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", GUARD, str(process.pid), str(GRACE_S)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         return process.wait()
     except BaseException:
         _end_group(process)
         raise
-
-
-def _pdeathsig() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    finally:
+        guard.kill()
+        guard.wait()
 
 
 def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:

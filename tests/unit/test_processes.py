@@ -88,6 +88,29 @@ def test_what_ends_us_ends_the_group(tmp_path: Path, how: signal.Signals):
     assert gone(child_pid)
 
 
+LEFT_BEHIND = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+time.sleep(60)
+"""
+
+
+def test_what_the_command_started_does_not_outlive_us(tmp_path: Path):
+    grandchild = CHILD.format(path=str(tmp_path / "pid"))
+    (tmp_path / "command.py").write_text(LEFT_BEHIND)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom vivero.processes import run_in_group\n"
+        "run_in_group([sys.executable, *sys.argv[1:]], cwd=Path('.'), env={})"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "command.py"), grandchild]
+    )
+    grandchild_pid = wait_for(tmp_path / "pid")
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert gone(grandchild_pid)
+
+
 @pytest.mark.parametrize(
     ("line", "exit_code", "said"),
     [

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -43,7 +44,11 @@ models.add_to(app)
 @app.command()
 def run(
     force: Annotated[
-        bool, typer.Option("--force", help="Run every stage again, changed or not.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Run every stage again; a complete training is read back.",
+        ),
     ] = False,
 ) -> None:
     """Do the whole job: data, all stages, drift, gate, registry, champion.
@@ -98,9 +103,10 @@ for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
             help=f"Stage {_name}: {_help}",
             rich_help_panel="Stages",
         )(_stage_command(_name, outside_dvc=_name in OTHER_STAGES))
-        app.command(name=_name, hidden=True)(
-            _stage_command(_name, outside_dvc=_name in OTHER_STAGES)
-        ) if "_" in _name else None
+        if "_" in _name:  # as it stands in dvc.yaml
+            app.command(name=_name, hidden=True)(
+                _stage_command(_name, outside_dvc=_name in OTHER_STAGES)
+            )
 
 
 def main() -> None:
@@ -108,6 +114,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; see dvc.yaml
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vivero").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         app()
     except ViveroError as error:

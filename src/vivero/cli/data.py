@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.dvc_setup import prepare_dvc
 from vivero.config.paths import data_dir, project_dir, work_dir
 from vivero.errors import DataError
 
@@ -106,13 +107,12 @@ def _has_shards(folder: Path) -> bool:
 
 def _bring_in(root: Path, overwrite: bool) -> float:
     started_at = time.monotonic()
-    if overwrite or not _restored_by_dvc(root):
-        from vivero.data.fashion_mnist import fetch_fashion_mnist
-
-        fetch_fashion_mnist(data_dir(root), work_dir(root), overwrite=overwrite)
-        if (root / "data.dvc").exists():
-            _verify_or_remove(root)
-        _dvc(root, "add", "--quiet", "data")  # into the cache, so that `dvc checkout` finds it
+    prepare_dvc(root)
+    if not _restored_by_dvc(root):
+        _build_fashion_mnist(root, overwrite)
+        added = _dvc(root, "add", "--quiet", "data")  # so that `dvc checkout` finds it
+        if added.returncode:
+            raise DataError(f"data/ is there, but DVC could not take it in: {added.stderr.strip()}")
     return time.monotonic() - started_at
 
 
@@ -120,7 +120,7 @@ def _restored_by_dvc(root: Path) -> bool:
     """Whether DVC's cache, or else its remote, had what data.dvc names."""
     if not (root / "data.dvc").exists():
         return False
-    tries = [("checkout", "--quiet", "data.dvc")]
+    tries: list[tuple[str, ...]] = [("checkout", "--quiet", "--force", "data.dvc")]
     if _dvc(root, "remote", "list").stdout.strip():
         log.info("data: asking the DVC remote")
         tries.append(("pull", "--quiet", "data.dvc"))
@@ -134,17 +134,27 @@ def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
-def _verify_or_remove(root: Path) -> None:
-    """Compare what was just fetched; it may not stay in the place of another data set."""
+def _build_fashion_mnist(root: Path, overwrite: bool) -> None:
+    """Build the shards beside data/, and move them in only if they are what data.dvc names."""
+    from vivero.data.fashion_mnist import fetch_fashion_mnist
+    from vivero.data.verification import verify_data
+
+    part_dir = work_dir(root) / "fetched"
+    fetch_fashion_mnist(part_dir, work_dir(root), overwrite=True)
     try:
-        _verify(root)
+        if (root / "data.dvc").exists():
+            verify_data(part_dir, root / "data.dvc")
     except DataError as error:
-        shutil.rmtree(data_dir(root))
+        shutil.rmtree(part_dir)
         raise DataError(
             f"Fashion-MNIST is not the data that data.dvc names, which neither DVC's cache nor a "
-            f"remote has; nothing was kept. Add the remote it lies in (`dvc remote add -d`), or "
-            f"import your images again (`vivero data import`). Found: {error}"
+            f"remote has; data/ was left as it is. Add the remote it lies in "
+            f"(`dvc remote add -d`), or import your images again (`vivero data import`). "
+            f"Found: {error}"
         ) from error
+    if overwrite:
+        shutil.rmtree(data_dir(root), ignore_errors=True)
+    part_dir.rename(data_dir(root))
 
 
 def _verify(root: Path) -> None:

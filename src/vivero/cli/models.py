@@ -72,7 +72,10 @@ def models(
 
 
 def promote(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.")],
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="Number; without it the stage promote is run."),
+    ] = None,
     name: Name = None,
     expect_champion: Annotated[
         str,
@@ -85,8 +88,14 @@ def promote(
 ) -> None:
     """Make a version the champion, after it made images in a clean process.
 
+    Without VERSION it acts on the verdict of `vivero judge`, as `vivero run` does.
+
     Example: vivero promote 3 --expect-champion 2 --reason "fewer blurred bags"
     """
+    if version is None:
+        from vivero.cli.running import run_one_stage
+
+        raise typer.Exit(run_one_stage("promote", outside_dvc=True, force=False))
     from vivero.config.load import load_config
     from vivero.registry.promotion import Request, promote_by_hand
 

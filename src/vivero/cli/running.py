@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vivero.cli.data import ensure_data
+from vivero.cli.dvc_setup import prepare_dvc
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
@@ -64,19 +65,6 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
         options = ["--force", "--single-item"] if force else []
         command = [sys.executable, "-m", "dvc", "repro", *options, stage]
     return run_in_group(command, cwd=root, env=child_environment(root))
-
-
-def prepare_dvc(root: Path) -> None:
-    """Without git (an unpacked archive) DVC must be told so; this writes it to .dvc/config.local.
-
-    The lineage then records that the code version is unknown.
-    """
-    local_config = root / ".dvc" / "config.local"
-    if (root / ".git").exists() or local_config.exists():
-        return
-    sys.stderr.write("vivero: no git repository here; the lineage will not know the code version\n")
-    local_config.parent.mkdir(exist_ok=True)
-    local_config.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
 
 
 def serve_mlflow(port: int) -> int:

@@ -1,5 +1,7 @@
 """Reads params.yaml once and strictly; a mistake is named with its line and what to write."""
 
+import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +58,15 @@ def _explanation(params_path: Path, document: CommentedMap, error: ValidationErr
     lines = [f"{params_path.name} has {error.error_count()} mistake(s):"]
     for mistake in error.errors():
         where = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
-        line = _line_of(document, mistake["loc"])
-        lines.append(f"  line {line}: {where}: {_advice(mistake)}")
+        line = _line_of(document, _named_key(document, mistake))
+        lines.append(f"  line {line}: {where}: {_advice(mistake)}{_nearest(mistake)}")
     return "\n".join(lines)
 
 
 def _advice(mistake: Any) -> str:
     kind, given = mistake["type"], mistake.get("input")
     if kind == "extra_forbidden":
-        return "unknown key; remove it, or correct its spelling (known keys: docs and params.yaml)"
+        return "unknown key; remove it, or correct its spelling"
     if kind == "missing":
         return "is missing; add it (git diff params.yaml shows what was removed)"
     if kind == "value_error":
@@ -73,6 +75,37 @@ def _advice(mistake: Any) -> str:
     if kind.startswith("float") and isinstance(given, str) and "e" in given.lower():
         hint = "; YAML reads 1e-3 as text, write 1.0e-3"
     return f"{mistake['msg']}; got {given!r}{hint}"
+
+
+def _named_key(document: CommentedMap, mistake: Any) -> tuple[int | str, ...]:
+    """Where the mistake is: for a contradiction within a block, the first key that it names."""
+    location: tuple[int | str, ...] = mistake["loc"]
+    node: Any = document
+    for part in location:
+        if not isinstance(node, CommentedMap) or part not in node:
+            return location
+        node = node[part]
+    if mistake["type"] == "value_error" and isinstance(node, CommentedMap):
+        for word in re.findall(r"[a-z_.]+", mistake["msg"]):
+            block, _, key = word.rpartition(".")
+            if block and block in node and key in node[block]:
+                return (*location, block, key)
+            if word in node:
+                return (*location, word)
+    return location
+
+
+def _nearest(mistake: Any) -> str:
+    """For an unknown key, the known one that is spelt most like it."""
+    if mistake["type"] != "extra_forbidden":
+        return ""
+    section: Any = Config
+    for part in mistake["loc"][:-1]:
+        fields = {field.alias or name: field for name, field in section.model_fields.items()}
+        section = fields[part].annotation
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (known are: {', '.join(known)})"
 
 
 def _line_of(document: CommentedMap, location: tuple[int | str, ...]) -> int:

@@ -96,7 +96,7 @@ class DiffusionConfig(Section):
     sigma_data: PositiveFloat
     sigma_min: PositiveFloat
     sigma_max: PositiveFloat
-    train_log_sigma_mean: float
+    train_log_sigma_mean: Annotated[float, Field(allow_inf_nan=False)]
     train_log_sigma_std: PositiveFloat
     loss_weight: Literal["edm", "min_snr", "uniform"]
 
@@ -166,7 +166,10 @@ class TrainConfig(Section):
         if self.batch_images % self.num_processes:
             raise ValueError("batch_images must be a multiple of num_processes")
         if self.warmup_images >= self.total_images:
-            raise ValueError("warmup_images must be below total_images")
+            raise ValueError(
+                f"warmup_images must be below total_images ({self.total_images}); "
+                f"write warmup_images: {self.total_images // 40}"
+            )
         return self
 
 

@@ -49,7 +49,7 @@ class Candidate:
         metrics_path: Its report, evaluate's metrics.json.
         drift_reference_path: Real images' features for drift; may be absent.
         verdict: The gate's verdict, as JSON values.
-        card: The model card with its figures.
+        card_path: The model card with its figures, MODEL_CARD.md.
         run_id: The training's MLflow run.
         model_id: The LoggedModel that the training announced; None to make one.
     """
@@ -58,7 +58,7 @@ class Candidate:
     metrics_path: Path
     drift_reference_path: Path
     verdict: dict[str, Any]
-    card: str
+    card_path: Path
     run_id: str
     model_id: str | None
 
@@ -94,7 +94,7 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
             source=f"models:/{model_id}",
             run_id=candidate.run_id,
             tags=tags,
-            description=_shortened(candidate.card),
+            description=_shortened(candidate.card_path.read_text(encoding="utf-8")),
             model_id=model_id,
         )
     return find_number(root, name, str(made.version)), True
@@ -106,7 +106,11 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
     model_id, has_files = _model_to_fill(client, candidate, bundle.weights_sha256, run)
     if has_files:  # a kill came before the version was made
         return model_id
-    artifacts = {"bundle": str(candidate.bundle_dir), "metrics": str(candidate.metrics_path)}
+    artifacts = {
+        "bundle": str(candidate.bundle_dir),
+        "metrics": str(candidate.metrics_path),
+        "card": str(candidate.card_path),
+    }
     if candidate.drift_reference_path.exists():
         artifacts["drift_reference"] = str(candidate.drift_reference_path)
     metrics = read_json(candidate.metrics_path)["metrics"]

@@ -13,14 +13,13 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
-from vivero.files import read_json, write_json
+from vivero.files import read_json, write_json, write_text
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.card import CardFacts, model_card
 from vivero.registry.registration import Candidate, register_version
 from vivero.registry.versions import ModelVersion
 from vivero.tracking.mirror import reconcile
-from vivero.tracking.tracker import RunIds
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +31,22 @@ def run(config: Config, root: Path) -> ModelVersion:
     metrics_path = _existing(root, evaluate_dir / "metrics.json", "dvc repro evaluate")
     verdict_path = _existing(root, artifacts_dir(root, "judge") / "verdict.json", "vivero judge")
     ids = reconcile(root, _existing(root, train_dir / "journal.jsonl", "dvc repro train"))
-    for journal_path in sorted(evaluate_dir.glob("journal*.jsonl")):
-        reconcile(root, journal_path)
-    candidate = _candidate(root, train_dir / "bundle", metrics_path, verdict_path, ids)
     name = config.registration.model_name
+    bundle_dir = train_dir / "bundle"
+    card_path = artifacts_dir(root, "register") / "MODEL_CARD.md"
+    write_text(card_path, _card(root, name, bundle_dir, read_json(metrics_path)["metrics"]))
+    if ids.run_id is None:
+        raise TrackingError("MLflow took no run of this training; run `vivero register` again")
+    reference_dir = artifacts_dir(root, "compute_reference") / "reference"
+    candidate = Candidate(
+        bundle_dir=bundle_dir,
+        metrics_path=metrics_path,
+        drift_reference_path=reference_dir / "drift.safetensors",
+        verdict=read_json(verdict_path),
+        card_path=card_path,
+        run_id=ids.run_id,
+        model_id=ids.model_id,
+    )
     version, is_new = register_version(root, name, candidate)
     what = "registered as" if is_new else "is already"
     message = f"the model {what} version {version.version} of '{name}'"
@@ -57,29 +68,12 @@ def run(config: Config, root: Path) -> ModelVersion:
     return version
 
 
-def _candidate(
-    root: Path, bundle_dir: Path, metrics_path: Path, verdict_path: Path, ids: RunIds
-) -> Candidate:
-    if ids.run_id is None:
-        raise TrackingError("MLflow took no run of this training; run `vivero register` again")
-    reference_dir = artifacts_dir(root, "compute_reference") / "reference"
-    return Candidate(
-        bundle_dir=bundle_dir,
-        metrics_path=metrics_path,
-        drift_reference_path=reference_dir / "drift.safetensors",
-        verdict=read_json(verdict_path),
-        card=_card(root, bundle_dir, read_json(metrics_path)["metrics"]),
-        run_id=ids.run_id,
-        model_id=ids.model_id,
-    )
-
-
-def _card(root: Path, bundle_dir: Path, metrics: dict[str, Any]) -> str:
+def _card(root: Path, name: str, bundle_dir: Path, metrics: dict[str, Any]) -> str:
     bundle = load_bundle(bundle_dir)
     trained = read_json(artifacts_dir(root, "train") / "summary.json")
     data = read_json(artifacts_dir(root, "prepare_data") / "images" / "card.json")
     facts = CardFacts(
-        name="vivero",
+        name=name,
         num_parameters=trained["num_parameters"],
         image_size_px=bundle.image_size_px,
         num_channels=bundle.num_channels,

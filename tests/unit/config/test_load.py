@@ -34,6 +34,7 @@ def test_the_params_of_the_repository_are_read():
 def test_an_unknown_key_is_named_with_its_line(tmp_path: Path):
     message, text = refused(tmp_path, "  label_dropout:", "  label_dropuot: 0.1\n  label_dropout:")
     assert f"line {line_of(text, 'label_dropuot')}: train.label_dropuot: unknown key" in message
+    assert "did you mean label_dropout?" in message
 
 
 def test_an_unknown_block_is_named(tmp_path: Path):
@@ -76,6 +77,17 @@ def test_an_interval_between_batches_says_what_to_write(tmp_path: Path):
 def test_an_image_size_that_the_model_cannot_halve_says_what_to_write(tmp_path: Path):
     message, _ = refused(tmp_path, "image_size_px: 28", "image_size_px: 30")
     assert "write image_size_px: 32" in message
+
+
+def test_a_contradiction_is_shown_at_the_line_of_its_key(tmp_path: Path):
+    message, text = refused(tmp_path, "warmup_images: 6400", "warmup_images: 6400000")
+    assert f"line {line_of(text, 'warmup_images')}: train: warmup_images must be below" in message
+    assert "write warmup_images: 6400" in message
+
+
+def test_not_a_number_is_refused(tmp_path: Path):
+    message, _ = refused(tmp_path, "train_log_sigma_mean: -0.6", "train_log_sigma_mean: .nan")
+    assert "train.diffusion.train_log_sigma_mean" in message
 
 
 def test_swapped_bounds_are_refused(tmp_path: Path):
