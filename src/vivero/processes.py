@@ -102,8 +102,8 @@ def run_in_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> i
         _end_group(process)
         raise
     finally:
-        guard.kill()
-        guard.wait()
+        guard.kill()  # before its pipe closes, or it would do its work
+        guard.communicate()
 
 
 def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
-MADE_BY_USE = {"artifacts", "work", "data", "mlflow.db", "mlartifacts", "samples"}
+MADE_BY_USE = {"dvc.lock", "artifacts", "work", "data", "mlflow.db", "mlartifacts", "samples"}
 
 
 def mapped_paths() -> list[str]:

@@ -34,12 +34,15 @@ def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> C
     make_artifacts(root, config, seed)
     artifacts = root / "artifacts"
     ids = reconcile(root, artifacts / "train" / "journal.jsonl")
+    card_path = artifacts / "register" / "MODEL_CARD.md"
+    card_path.parent.mkdir(parents=True, exist_ok=True)
+    card_path.write_text("# A model\n")
     fields: dict[str, Any] = {
         "bundle_dir": artifacts / "train" / "bundle",
         "metrics_path": artifacts / "evaluate" / "metrics.json",
         "drift_reference_path": artifacts / "compute_reference" / "reference/drift.safetensors",
         "verdict": {"verdict": "first", "gates": [{"reason": "good"}]},
-        "card": "# A model\n",
+        "card_path": card_path,
         "run_id": str(ids.run_id),
         "model_id": ids.model_id,
     }
