@@ -19,11 +19,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from ruamel.yaml import YAML
 
 from vivero.config.schema import Config
 
 torch.set_num_threads(1)  # tiny tensors: two threads are thirty times slower than one
+
+# A busy machine is slow, not wrong.
+settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).parents[1]
 
