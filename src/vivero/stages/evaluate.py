@@ -13,12 +13,12 @@ from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config
-from vivero.data.prepared import NO_LABEL, PreparedSplit, open_split, to_model_range
+from vivero.data.prepared import PreparedSplit, open_split
 from vivero.diffusion.weights import loss_weight
 from vivero.errors import DataError
 from vivero.evaluation.classifier import NAME as CLASSIFIER
 from vivero.evaluation.classifier import Teaching, load_classifier
-from vivero.evaluation.denoising import LevelLoss, NoiseBank, loss_by_noise_level, noise_levels
+from vivero.evaluation.denoising import LevelLoss, held_out_bank, loss_by_noise_level
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import Features, cached_features
 from vivero.evaluation.findings import Findings, write_csv
@@ -53,8 +53,6 @@ from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_referen
 from vivero.files import sha256_of_file, sha256_of_json, write_json
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
-
-LEAST_SIGMA, MOST_SIGMA = 0.02, 20.0  # of the denoising loss: what decides an image
 
 
 @dataclass(frozen=True)
@@ -213,15 +211,7 @@ def accuracy_score(exhibit: Exhibit, findings: Findings) -> Metrics:
 def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
     """The loss on held-out images, by noise level and in the mean."""
     settings, bundle = exhibit.config.evaluate, exhibit.bundle
-    images = np.array(exhibit.test.images[: settings.num_denoising_images])
-    labels = torch.from_numpy(np.array(exhibit.test.labels[: len(images)]))
-    null_label = bundle.denoiser.null_label
-    bank = NoiseBank(
-        clean=to_model_range(torch.from_numpy(images)),
-        labels=torch.where(labels == NO_LABEL, null_label, labels),
-        sigmas=noise_levels(settings.num_noise_levels, LEAST_SIGMA, MOST_SIGMA),
-        seed=settings.seed,
-    )
+    bank = held_out_bank(exhibit.test, settings, bundle.denoiser.null_label)
     sigma_data = bundle.config.diffusion.sigma_data
 
     def weight(sigma: torch.Tensor) -> torch.Tensor:
@@ -229,8 +219,9 @@ def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
 
     levels: list[LevelLoss] = list(loss_by_noise_level(bundle.denoiser, weight, bank))
     findings.details["loss_by_noise_level"] = [level.as_row() for level in levels]
-    mean = mean_of([level.loss for level in levels], len(images))
-    return {f"denoising_loss.mean.{count_name(len(images))}": metric(mean, "lower", PIXELS, None)}
+    num_images = len(bank.clean)
+    mean = mean_of([level.loss for level in levels], num_images)
+    return {f"denoising_loss.mean.{count_name(num_images)}": metric(mean, "lower", PIXELS, None)}
 
 
 def nearest_images(exhibit: Exhibit) -> dict[str, tuple[Nearest, Nearest, Source]]:
