@@ -7,10 +7,11 @@ Shapes: N values, R replicates.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 from torch import Tensor
 
 CONFIDENCE = 0.95
@@ -45,6 +46,17 @@ def mean_estimate(values: Float[Tensor, " N"]) -> Estimate:
     values = values.double()
     std_error = float(values.std()) / math.sqrt(len(values))
     return normal_estimate(float(values.mean()), std_error, len(values))
+
+
+def student_estimate(values: Float[Tensor, " N"]) -> Estimate:
+    """The mean of independent values with Student's t interval, right for a handful too.
+
+    Source:
+        Student 1908, Biometrika 6.
+    """
+    around = mean_estimate(values)
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, around.n - 1)) * around.std_error
+    return replace(around, low=around.value - margin, high=around.value + margin)
 
 
 def share_estimate(num_hits: int, n: int) -> Estimate:

@@ -12,11 +12,13 @@ from vivero.files import write_whole
 WIDTH_IN, HEIGHT_IN = 7.0, 3.8
 
 
-def _figure(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Figure:
+def new_figure(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Figure:
+    """An empty figure; not registered with pyplot, so that nothing keeps it alive."""
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with write_whole(path) as part_path:
         figure.savefig(part_path, format="png", dpi=130)
 
@@ -28,7 +30,7 @@ def plot_loss_by_noise(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         rows: sigma, value, low and high of each level.
         path: PNG to write.
     """
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     sigmas = [row["sigma"] for row in rows]
     values = [row["value"] for row in rows]
@@ -43,7 +45,7 @@ def plot_loss_by_noise(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     axes.set_ylabel("weighted squared error")
     axes.set_title("Denoising loss on held-out real images, by noise level")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_metrics(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -51,7 +53,7 @@ def plot_metrics(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     shown = {name: metric for name, metric in metrics.items() if metric.get("floor") is not None}
     if not shown:
         return
-    figure = _figure(WIDTH_IN, 0.75 * len(shown) + 0.8)
+    figure = new_figure(WIDTH_IN, 0.75 * len(shown) + 0.8)
     for row, (name, metric) in enumerate(shown.items()):
         axes = figure.add_subplot(len(shown), 1, row + 1)
         error = [[metric["value"] - metric["low"]], [metric["high"] - metric["value"]]]
@@ -66,7 +68,7 @@ def plot_metrics(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             axes.spines[side].set_visible(False)
         if row == 0:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_per_class(
@@ -80,7 +82,7 @@ def plot_per_class(
         floors: Accuracy after training on as many real images, [0, 1].
         path: PNG to write.
     """
-    figure = _figure(WIDTH_IN, max(2.5, 0.35 * len(names) + 1.2))
+    figure = new_figure(WIDTH_IN, max(2.5, 0.35 * len(names) + 1.2))
     axes = figure.add_subplot()
     rows = range(len(names))
     axes.barh([row - 0.2 for row in rows], floors, 0.38, color="0.75", label="real images")
@@ -91,7 +93,7 @@ def plot_per_class(
     axes.set_xlabel("accuracy on real test images")
     axes.set_title("What a classifier learns from samples, by class")
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_curves(curves_dir: Path, path: Path) -> bool:
@@ -103,7 +105,7 @@ def plot_curves(curves_dir: Path, path: Path) -> bool:
     series = {name: _column(curves_dir / f"{name}.csv") for name in ("loss", "validation")}
     if not any(series.values()):
         return False
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     for name, label in (("loss", "training"), ("validation", "validation, averaged weights")):
         points = series[name]
@@ -115,7 +117,7 @@ def plot_curves(curves_dir: Path, path: Path) -> bool:
     axes.set_title("Training")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, ttest_1samp
 
 from vivero.evaluation.intervals import (
     CONFIDENCE,
@@ -15,6 +15,7 @@ from vivero.evaluation.intervals import (
     mean_estimate,
     normal_estimate,
     share_estimate,
+    student_estimate,
 )
 
 
@@ -36,6 +37,13 @@ def test_a_mean_has_the_standard_error_of_the_mean():
     got = mean_estimate(torch.tensor([1.0, 2.0, 6.0]))
     assert (got.value, got.n) == (3.0, 3)
     assert got.std_error == pytest.approx(math.sqrt(7.0) / math.sqrt(3))
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=9, unique=True))
+def test_a_mean_of_a_few_has_students_interval(values: list[float]):
+    got = student_estimate(torch.tensor(values))
+    expected = ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    assert (got.low, got.high) == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
 
 
 def test_a_bootstrap_of_the_mean_agrees_with_the_formula():
