@@ -81,11 +81,23 @@ def _outlive(pid: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_in_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
+def run_in_group(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stop_signal: signal.Signals = signal.SIGTERM,
+) -> int:
     """Run a command in its own process group; whatever ends us ends the whole group.
 
     A small guard holds the other end of a pipe: when we are gone, killed or not, the pipe closes,
     and the guard ends what the command started, also what its own children left behind.
+
+    Args:
+        command: Program and arguments.
+        cwd: Folder to run it in.
+        env: Its whole environment.
+        stop_signal: Sent first when we are stopped; SIGINT for a program that tidies up on Ctrl-C
+            alone.
 
     Returns:
         The exit code of the command.
@@ -99,15 +111,17 @@ def run_in_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> i
     try:
         return process.wait()
     except BaseException:
-        _end_group(process)
+        _end_group(process, stop_signal)
         raise
     finally:
         guard.kill()  # before its pipe closes, or it would do its work
         guard.communicate()
 
 
-def _end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+def _end_group(
+    process: "subprocess.Popen[bytes]", stop_signal: signal.Signals, patience_s: float = 10.0
+) -> None:
+    for signal_number in dict.fromkeys((stop_signal, signal.SIGTERM, signal.SIGKILL)):
         try:
             os.killpg(process.pid, signal_number)
             process.wait(timeout=patience_s)
