@@ -11,6 +11,7 @@ from vivero.evaluation.spread import Spread
 
 COLOUR = "#0072B2"
 MAX_COLUMNS = 4
+NO_SPREAD = 1e-9  # below it only rounding differs, which must not fill a panel
 PANEL_WIDTH_IN, PANEL_HEIGHT_IN = 2.5, 1.9
 
 
@@ -41,6 +42,9 @@ def _panel(axes: Axes, name: str, spread: Spread) -> None:
     axes.set_xticks(list(places), [str(seed) for seed in spread.values], fontsize=8)
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.margins(y=0.15)
+    if spread.std < NO_SPREAD * max(1.0, abs(spread.mean.value)):
+        axes.set_ylim(spread.mean.value - 1, spread.mean.value + 1)
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(name, fontsize=8, loc="left")
     axes.set_xlabel("seed", fontsize=8)
