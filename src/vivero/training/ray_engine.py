@@ -6,6 +6,7 @@ lost. What was learned until then is in our own checkpoints, so Ray is given non
 """
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from vivero.errors import ConfigError, TrainingError, ViveroError
 
 RUN_NAME = "ray_train"
+PATIENCE_S = 10.0  # for a cluster to answer
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing reports home
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine takes long to import torch
@@ -92,9 +94,21 @@ def start_or_join(num_workers: int) -> None:
     # Workers stay in the folder of this process, so that a path means the same to all.
     env = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
     try:
+        knock_at(address)
         ray.init(address, num_cpus=num_cpus, include_dashboard=False, runtime_env={"env_vars": env})
-    except ConnectionError as error:
+    except OSError as error:  # of the network
         raise ConfigError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+
+
+def knock_at(address: str) -> None:
+    """Connect once to an address like head:6379, because Ray would try for many minutes.
+
+    Raises:
+        OSError: When nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
 
 
 def in_one_sentence(error: Exception, max_failures: int) -> ViveroError:

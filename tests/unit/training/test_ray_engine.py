@@ -7,6 +7,7 @@ give the same weights, whoever starts the processes and however often.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -140,6 +141,17 @@ def test_without_ray_the_error_says_how_to_install_it(
 ):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'vivero\[ray\]'"):
+        train_on_ray(divide_by_zero, 1, max_failures=0, storage_dir=tmp_path)
+
+
+@of_ray_itself
+def test_a_cluster_that_does_not_answer_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")  # nothing listens there any more
+    with pytest.raises(ConfigError, match=rf"no Ray cluster answers at RAY_ADDRESS=127.*{port}"):
         train_on_ray(divide_by_zero, 1, max_failures=0, storage_dir=tmp_path)
 
 
