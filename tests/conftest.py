@@ -43,7 +43,7 @@ TINY = {
     "train.total_images": 64,
     "train.batch_images": 8,
     "train.warmup_images": 16,
-    "train.ema_halflife_images": 16,
+    "train.ema_halflives_images": [16, 8],
     "train.log_every_images": 8,
     "train.validate_every_images": 32,
     "train.checkpoint_every_images": 16,

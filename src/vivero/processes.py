@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vivero.errors import TrackingError, ViveroError
 
+LOOK_EVERY_S = 0.5
 GRACE_S = 3.0  # for a stage to save what it has, once what started it is gone
 GUARD = """
 import os, signal, sys, time
@@ -81,11 +82,18 @@ def _outlive(pid: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class FrozenError(Exception):
+    """A command gave no sign of life and was killed."""
+
+
 def run_in_group(
     command: Sequence[str],
     cwd: Path,
     env: Mapping[str, str],
+    *,
     stop_signal: signal.Signals = signal.SIGTERM,
+    patience_s: float = 10.0,
+    is_frozen: Callable[[], bool] | None = None,
 ) -> int:
     """Run a command in its own process group; whatever ends us ends the whole group.
 
@@ -93,14 +101,19 @@ def run_in_group(
     and the guard ends what the command started, also what its own children left behind.
 
     Args:
-        command: Program and arguments.
-        cwd: Folder to run it in.
+        command: The program and its arguments.
+        cwd: Where it runs.
         env: Its whole environment.
-        stop_signal: Sent first when we are stopped; SIGINT for a program that tidies up on Ctrl-C
-            alone.
+        stop_signal: Sent first when we are asked to stop; SIGINT for a program that tidies up on
+            Ctrl-C alone.
+        patience_s: How long it may take to end after each signal.
+        is_frozen: Asked about twice a second; when it says yes, the group is killed.
 
     Returns:
         The exit code of the command.
+
+    Raises:
+        FrozenError: When is_frozen said yes.
     """
     process = subprocess.Popen(command, cwd=cwd, env=dict(env), start_new_session=True)
     guard = subprocess.Popen(
@@ -109,19 +122,33 @@ def run_in_group(
         start_new_session=True,
     )
     try:
-        return process.wait()
+        return _end_of(process, is_frozen)
+    except FrozenError:
+        _end_group(process, signal.SIGKILL)
+        raise
     except BaseException:
-        _end_group(process, stop_signal)
+        numbers = dict.fromkeys((stop_signal, signal.SIGTERM, signal.SIGKILL))
+        _end_group(process, *numbers, patience_s=patience_s)
         raise
     finally:
         guard.kill()  # before its pipe closes, or it would do its work
         guard.communicate()
 
 
+def _end_of(process: "subprocess.Popen[bytes]", is_frozen: Callable[[], bool] | None) -> int:
+    while is_frozen is not None:
+        try:
+            return process.wait(LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            if is_frozen():
+                raise FrozenError from None
+    return process.wait()
+
+
 def _end_group(
-    process: "subprocess.Popen[bytes]", stop_signal: signal.Signals, patience_s: float = 10.0
+    process: "subprocess.Popen[bytes]", *numbers: signal.Signals, patience_s: float = 10.0
 ) -> None:
-    for signal_number in dict.fromkeys((stop_signal, signal.SIGTERM, signal.SIGKILL)):
+    for signal_number in numbers:
         try:
             os.killpg(process.pid, signal_number)
             process.wait(timeout=patience_s)

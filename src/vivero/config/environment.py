@@ -19,6 +19,7 @@ class Environment(BaseSettings):
     mlflow_tracking_uri: str | None = None
     vivero_inception_dir: Path | None = None
     vivero_num_threads: int | None = None
+    vivero_trainer_dir: Path | None = None
 
 
 def read_environment() -> Environment:

@@ -17,6 +17,8 @@ SamplerName = Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m"]
 ExtractorName = Literal["efficientnet_lite0", "inception"]
 ParameterisationName = Literal["noise", "velocity", "clean"]
 ScheduleName = Literal["linear", "cosine", "karras"]
+LearningRateScheduleName = Literal["constant", "cosine", "one_cycle", "inverse_square_root"]
+ClippingName = Literal["none", "global", "adaptive"]
 
 
 class Section(BaseModel):
@@ -127,17 +129,33 @@ class TrainConfig(Section):
     """One training run. Lengths count images, so they survive a change of batch size."""
 
     seed: Count
-    num_processes: Positive
-    precision: Literal["fp32", "bf16"]
+    initial_model: Annotated[str, Field(min_length=1)] | None
     total_images: Positive
     batch_images: Positive
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    learning_rate_schedule: LearningRateScheduleName
     warmup_images: Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     adam_beta2: Annotated[float, Field(gt=0, lt=1)]
+    gradient_clipping: ClippingName
     max_gradient_norm: PositiveFloat
+    max_gradient_ratio: PositiveFloat
+    max_loss_jump: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     label_dropout: Share
-    ema_halflife_images: Positive
+    ema_halflives_images: Annotated[list[Positive], Field(min_length=1, max_length=4)]
+    early_stopping_images: Count
+
+    precision: Literal["fp32", "bf16", "fp16"]
+    num_micro_batches: Positive
+    gradient_checkpointing: bool
+    compile: bool
+    engine: Literal["torchrun", "ray"]
+    num_processes: Positive
+    sharding: Literal["none", "full"]
+    sync_batch_norm: bool
+    heartbeat_s: PositiveFloat
+    max_restarts: Count
+
     log_every_images: Positive
     validate_every_images: Positive
     checkpoint_every_images: Positive
@@ -163,12 +181,39 @@ class TrainConfig(Section):
                     f"{name} must be a multiple of batch_images ({self.batch_images}); "
                     f"write {name}: {nearest}"
                 )
-        if self.batch_images % self.num_processes:
-            raise ValueError("batch_images must be a multiple of num_processes")
+        num_parts = self.num_processes * self.num_micro_batches
+        if self.batch_images % num_parts:
+            raise ValueError(
+                f"batch_images must be a multiple of num_processes x num_micro_batches; "
+                f"write batch_images: {-(-self.batch_images // num_parts) * num_parts}"
+            )
         if self.warmup_images >= self.total_images:
             raise ValueError(
                 f"warmup_images must be below total_images ({self.total_images}); "
                 f"write warmup_images: {self.total_images // 40}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if len(set(self.ema_halflives_images)) < len(self.ema_halflives_images):
+            raise ValueError("ema_halflives_images must differ from each other")
+        if self.sharding == "full" and self.num_processes == 1:
+            raise ValueError("sharding: full needs num_processes above 1; write sharding: none")
+        if self.sharding == "full" and self.precision == "fp16":
+            raise ValueError(
+                "precision: fp16 does not go with sharding: full; write precision: bf16"
+            )
+        if self.sharding == "full" and self.gradient_clipping == "adaptive":
+            raise ValueError(
+                "gradient_clipping: adaptive needs whole rows, which sharding: full cuts; "
+                "write gradient_clipping: global"
+            )
+        if self.early_stopping_images and self.validate_every_images % self.checkpoint_every_images:
+            raise ValueError(
+                "validate_every_images must be a multiple of checkpoint_every_images when "
+                "early_stopping_images is set, so that the best moment was saved; "
+                f"write checkpoint_every_images: {self.validate_every_images}"
             )
         return self
 

@@ -4,6 +4,8 @@ Nothing is remembered between calls: a run that stops and resumes, or that is sp
 workers, sees the same images at the same positions.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -41,7 +43,13 @@ def batch_indices(seed: int, num_images: int, begin: int, size: int) -> np.ndarr
     return np.concatenate(parts)
 
 
+@lru_cache(maxsize=2)
 def epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
-    """The permutation of [0, num_images) in which one epoch goes; int64."""
+    """The permutation of [0, num_images) in which one epoch goes; int64, read-only.
+
+    Kept for the last two epochs, since every batch asks for it again.
+    """
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
-    return generator.permutation(num_images).astype(np.int64)
+    order = generator.permutation(num_images).astype(np.int64)
+    order.flags.writeable = False
+    return order

@@ -29,3 +29,11 @@ def build_model(
         case "unet":
             network = UNet(config, num_channels, num_classes, image_size_px)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def save_memory(network: nn.Module) -> None:
+    """Make a network forget the activations inside its blocks and compute them again for gradients.
+
+    The same bits, for less memory and about a fourth more time.
+    """
+    network.saves_memory = True  # type: ignore[assignment]

@@ -123,7 +123,11 @@ class Journal:
     def sync(self) -> None:
         """Flush to the disk, so that the entries outlive a power cut; called at checkpoints."""
         with self._lock:
-            os.fsync(self._descriptor)
+            descriptor = os.dup(self._descriptor)
+        try:
+            os.fsync(descriptor)  # outside the lock: nobody who appends waits for the disk
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Flush and close; a closed journal can still be read."""

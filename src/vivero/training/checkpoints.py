@@ -3,7 +3,7 @@
 work/checkpoints/<fingerprint>/<images seen, ten digits>/ holds safetensors files, state.json and,
 written last, manifest.json with the size and sha256 of the others. A checkpoint is made under a
 temporary name, flushed to the disk, and appears by one rename: a kill at any moment leaves the
-former checkpoints as they were.
+former checkpoints as they were. The newest stay, and the best by validation loss.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ from vivero.training.state import TensorFiles
 MANIFEST = "manifest.json"
 STATE = "state.json"
 PART_PREFIX = ".part-"
-REQUIRED = {"weights.safetensors", "ema.safetensors", "optimizer.safetensors", STATE}
+REQUIRED = {"weights.safetensors", "optimizer.safetensors", STATE}
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one fingerprint; the newest `keep` of them stay."""
+    """The checkpoints of one fingerprint; the newest `keep` of them stay, and the best."""
 
     folder: Path
     keep: int
@@ -71,7 +72,7 @@ class CheckpointStore:
                 self._remove(target_dir)
             part_dir.rename(target_dir)
             sync(self.folder)
-            self._remove_all_but_newest(images_seen)
+            self._remove_what_is_not_kept(images_seen)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint; each damaged one is skipped with a warning."""
@@ -90,15 +91,25 @@ class CheckpointStore:
             log.warning("no whole checkpoint is left in %s; training starts at zero", self.folder)
         return None
 
+    def best(self) -> Checkpoint | None:
+        """The whole checkpoint with the least validation loss; None when none was validated."""
+        losses = {path: _validation_loss(path) for path in self._paths()}
+        for path in sorted(losses, key=losses.__getitem__):
+            if math.isfinite(losses[path]):
+                with contextlib.suppress(DamagedError):
+                    return read_checkpoint(path)
+        return None
+
     def _paths(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
         return sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name.isdecimal())
 
-    def _remove_all_but_newest(self, images_seen: int) -> None:
-        """Keep the newest; what claims to be newer than now is damaged and goes as well."""
+    def _remove_what_is_not_kept(self, images_seen: int) -> None:
+        """Keep the newest and the best; what claims to be newer than now is damaged and goes."""
         past = [path for path in self._paths() if int(path.name) <= images_seen]
-        for path in set(self._paths()) - set(past[-self.keep :]):
+        best = min(past, key=_validation_loss)
+        for path in set(self._paths()) - {*past[-self.keep :], best}:
             self._remove(path)
 
     def _remove(self, path: Path) -> None:
@@ -125,6 +136,15 @@ class CheckpointStore:
                 f"{'Free some space (`dvc gc -w` clears the cache)' if full else 'Mend this'} "
                 f"and run the same command again; it goes on from there"
             ) from error
+
+
+def _validation_loss(path: Path) -> float:
+    """What a checkpoint's state.json says of it; infinite where it says nothing."""
+    try:
+        loss = json.loads((path / STATE).read_bytes())["validation_loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
+    return math.inf if loss is None else float(loss)
 
 
 def _write_files(folder: Path, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
@@ -172,7 +192,7 @@ def _checked_contents(path: Path) -> dict[str, bytes]:
         expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path / MANIFEST} is missing or not readable: {error}") from error
-    if expected.keys() != REQUIRED:
+    if not expected.keys() >= REQUIRED:
         raise DamagedError(f"{path / MANIFEST} should name {sorted(REQUIRED)}")
     contents = {}
     for name, sha256 in expected.items():

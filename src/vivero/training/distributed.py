@@ -1,7 +1,8 @@
 """Several processes that train as one: who is first, who takes which images, means over all.
 
-The processes are started by torchrun; without it there is one. Gloo on CPUs, NCCL on GPUs.
-Every process holds the whole state, so only the first one writes, and any number can resume.
+The processes are started by torchrun or by Ray; without them there is one. Gloo on CPUs, NCCL on
+GPUs. Unless the state is cut up (sharding: full), every process holds all of it. Only the first
+one writes, whole tensors, so any number of processes can resume.
 """
 
 import contextlib
@@ -14,7 +15,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+from vivero.config.schema import TrainConfig
+from vivero.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +49,23 @@ class Workers:
         size = batch_images // self.num_processes
         return slice(self.rank * size, (self.rank + 1) * size)
 
+    def place(self, model: nn.Module, config: TrainConfig) -> nn.Module:
+        """The model on this process's device, its weights cut up where config says so."""
+        model = model.to(self.device)
+        if config.sync_batch_norm:
+            self._refuse_sync_batch_norm_here()
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        if config.sharding == "full":
+            model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            mesh = init_device_mesh(self.device.type, (self.num_processes,))
+            for unit in sharding_units(model):
+                fully_shard(unit, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        return model
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over all processes."""
-        if self.num_processes == 1:
+        if self.num_processes == 1 or isinstance(model, FSDPModule):
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
@@ -55,6 +75,7 @@ class Workers:
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
         if self.num_processes > 1:
+            value = value.clone()
             dist.all_reduce(value, dist.ReduceOp.SUM)
             value = value / self.num_processes
         return value
@@ -72,6 +93,37 @@ class Workers:
         if self.num_processes > 1:
             dist.barrier()
 
+    def _refuse_sync_batch_norm_here(self) -> None:
+        if self.device.type == "cpu":
+            raise ConfigError(
+                "train.sync_batch_norm works on GPUs only, and no network of models/ has batch "
+                "normalisation so far; write train.sync_batch_norm: false"
+            )
+
+
+def sharding_units(model: nn.Module) -> list[nn.Module]:
+    """The parts of a model that are cut up and gathered one at a time: its blocks."""
+    return [
+        block
+        for blocks in model.modules()
+        if isinstance(blocks, nn.ModuleList)
+        for block in blocks
+        if not isinstance(block, nn.ModuleList)
+    ]
+
+
+@contextlib.contextmanager
+def gradient_exchange(model: nn.Module, is_due: bool) -> Iterator[None]:
+    """Within this context the gradients of a wrapped model are exchanged only if it is due."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_due)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not is_due:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
 
 def alone(device: torch.device | None = None) -> Workers:
     """One process, on a GPU where there is one."""
@@ -79,33 +131,45 @@ def alone(device: torch.device | None = None) -> Workers:
 
 
 def is_launched() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+    """Whether torchrun or Ray started this process as one of several."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+    return by_torchrun or (dist.is_available() and dist.is_initialized())
 
 
 @contextlib.contextmanager
 def join_workers() -> Iterator[Workers]:
-    """This process among those of torchrun; alone when torchrun did not start it."""
+    """This process among those of torchrun or Ray; alone when neither started it."""
     if not is_launched():
         yield alone()
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+    is_ours = not dist.is_initialized()  # Ray has opened its group already and closes it itself
+    device = _own_device()
+    if is_ours and device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
-    else:
-        device = torch.device("cpu")
+    elif is_ours:
         dist.init_process_group("gloo")
     try:
-        yield Workers(rank, dist.get_world_size(), device)
+        yield Workers(dist.get_rank(), dist.get_world_size(), device)
     finally:
-        dist.destroy_process_group()
+        if is_ours:
+            dist.destroy_process_group()
 
 
-def torchrun_command(module: str, num_processes: int) -> list[str]:
-    """The command that runs a module in several processes on this machine."""
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def torchrun_command(module: str, num_processes: int, max_restarts: int = 0) -> list[str]:
+    """The command that runs a module in several processes on this machine.
+
+    When one of them dies, all are started again, up to max_restarts times.
+    """
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(num_processes), "-m", module),
+        *("--nproc-per-node", str(num_processes), "--max-restarts", str(max_restarts)),
+        *("-m", module),
     ]

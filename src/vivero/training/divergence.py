@@ -1,16 +1,16 @@
-"""When the loss or a gradient is not finite: stop, and name the batch that did it."""
+"""When a loss or gradient is not finite, or the loss explodes: stop, and name the batch."""
 
 import torch
 
 from vivero.errors import TrainingError
 from vivero.training.state import TrainState
-from vivero.training.step import Rig, draw_at, indices_at
+from vivero.training.step import Rig
 
 NUM_NAMED = 5
 
 
 def refuse_bad_numbers(state: TrainState, rig: Rig) -> None:
-    """Stop when a loss or gradient since the last look was not finite.
+    """Stop when a loss or gradient since the last look was bad; all processes stop together.
 
     This waits for the device, so it is called at reports and before each checkpoint: what is
     saved is always good.
@@ -18,25 +18,36 @@ def refuse_bad_numbers(state: TrainState, rig: Rig) -> None:
     Raises:
         TrainingError: Names the keys and noise levels of the first bad batch.
     """
-    tally = state.tally
-    if bool(torch.isfinite(tally.loss + tally.gradient_norm)):
+    begin = int(state.tally.bad_begin.item())
+    if rig.workers.largest(begin) < 0:
         return
-    begin = int(tally.bad_begin.item())
-    keys, sigmas = _batch_of(begin, rig)
-    is_bad = (~torch.isfinite(tally.bad_losses)).cpu()
-    what = "loss" if bool(is_bad.any()) else "gradient"
-    rows = torch.nonzero(is_bad).flatten().tolist() or list(range(len(keys)))
-    named = ", ".join(f"{keys[row]} (sigma {sigmas[row]:.3g})" for row in rows[:NUM_NAMED])
+    if begin < 0:
+        raise TrainingError("another process met a bad batch and names it; this one stops as well")
     raise TrainingError(
-        f"the {what} of the batch after {begin:,} images is not finite, for {len(rows)} of its "
-        f"{len(keys)} images: {named}{', ...' if len(rows) > NUM_NAMED else ''}. The last "
-        f"checkpoint is good and is kept. Lower train.learning_rate or train.max_gradient_norm, "
-        f"or use precision: fp32; then run the same command again"
+        f"{_finding(state, rig, begin)}. The last checkpoint is good and is kept. Lower "
+        f"train.learning_rate or train.max_gradient_norm, or use precision: fp32; then run the "
+        f"same command again"
     )
 
 
-def _batch_of(begin: int, rig: Rig) -> tuple[list[str], list[float]]:
-    """Keys and noise levels of this worker's part of the batch that begins at `begin`."""
-    mine = rig.workers.share_of(rig.config.batch_images)
-    keys = [rig.feed.keys[row] for row in indices_at(begin, rig)[mine].tolist()]
-    return keys, draw_at(begin, rig)[mine].sigma.tolist()
+def _finding(state: TrainState, rig: Rig, begin: int) -> str:
+    losses = state.tally.bad_losses
+    keys, sigmas = rig.batches.keys(begin), rig.batches.draw(begin).sigma.tolist()
+    rows = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    if not rows and bool(losses.mean() > state.tally.max_jump * state.tally.usual_loss):
+        rows = losses.argsort(descending=True)[:NUM_NAMED].tolist()
+        return (
+            f"the loss exploded in the batch after {begin:,} images: {losses.mean():.3g} is more "
+            f"than {state.tally.max_jump:g} times the usual (train.max_loss_jump); its largest: "
+            f"{_named(rows, keys, sigmas)}"
+        )
+    what, rows = ("loss", rows) if rows else ("gradient", list(range(len(keys))))
+    return (
+        f"the {what} of the batch after {begin:,} images is not finite, for {len(rows)} of its "
+        f"{len(keys)} images: {_named(rows, keys, sigmas)}"
+    )
+
+
+def _named(rows: list[int], keys: list[str], sigmas: list[float]) -> str:
+    named = [f"{keys[row]} (sigma {sigmas[row]:.3g})" for row in rows[:NUM_NAMED]]
+    return ", ".join([*named, "..."] if len(rows) > NUM_NAMED else named)

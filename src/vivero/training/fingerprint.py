@@ -1,7 +1,7 @@
 """The name of a run's checkpoints: equal inputs resume, other inputs cannot.
 
-Hashed are all settings of `train` but those that change neither a weight nor a recorded figure,
-the prepared images, the code that training runs, and the version of torch.
+Hashed are all settings of `train` but those that change no weight beyond its last bits, the
+weights it starts from, the prepared images, the code that training runs, and the version of torch.
 """
 
 from pathlib import Path
@@ -18,20 +18,34 @@ SETTINGS_WITHOUT_EFFECT = {
     "preview_every_images",
     "keep_checkpoints",
     "sampling",  # a bundle that samples otherwise needs no new training
+    # How it is computed changes roundings, which a resumed run says ("not bit-exact").
+    "num_micro_batches",
+    "gradient_checkpointing",
+    "compile",
+    "engine",
+    "num_processes",
+    "sharding",
+    "heartbeat_s",
+    "max_restarts",
+    "initial_model",  # its weights count, whatever they are called
 }
 CODE = ("data", "diffusion", "models", "training")
 
 
-def fingerprint(config: TrainConfig, data_digest: str) -> str:
+def fingerprint(
+    config: TrainConfig, data_digest: str, initial_weights_sha256: str | None = None
+) -> str:
     """Sixteen hex digits that differ when anything differs that decides the weights.
 
     Args:
         config: Settings of the run.
         data_digest: Hash of the prepared images.
+        initial_weights_sha256: Of the model that training starts from, if any.
     """
     inputs = {
         "settings": config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT),
         "data": data_digest,
+        "initial_weights": initial_weights_sha256,
         "code": code_digest(Path(__file__).parents[1]),
         "torch": torch.__version__,
     }

@@ -1,7 +1,10 @@
 """What a run is made from: settings, prepared images, lineage; together they name the run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from vivero.config.paths import artifacts_dir, work_dir
 from vivero.config.schema import Config
@@ -16,6 +19,21 @@ from vivero.training.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
+class InitialModel:
+    """A model that training starts from.
+
+    Attributes:
+        name: As train.initial_model names it.
+        weights_sha256: Hash of its weights' file.
+        weights: By name.
+    """
+
+    name: str
+    weights_sha256: str
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class TrainInputs:
     """What a run is made from, and where it keeps its state.
 
@@ -25,6 +43,7 @@ class TrainInputs:
         card: What the prepared images are.
         lineage: Data, code, settings and seed, by hash.
         run_key: The fingerprint.
+        initial_model: What training starts from; None = new weights.
     """
 
     config: Config
@@ -32,6 +51,7 @@ class TrainInputs:
     card: PreparedCard
     lineage: Lineage
     run_key: str
+    initial_model: InitialModel | None = None
 
     @property
     def images_dir(self) -> Path:
@@ -44,13 +64,16 @@ class TrainInputs:
         return work_dir(self.root) / "checkpoints" / self.run_key
 
 
-def read_inputs(config: Config, root: Path) -> TrainInputs:
+def read_inputs(
+    config: Config, root: Path, initial_model: InitialModel | None = None
+) -> TrainInputs:
     """Look at everything that decides the weights."""
     images_dir = artifacts_dir(root, "prepare_data") / "images"
     card = read_card(images_dir)
     lineage = read_lineage(root, config.train.seed)
-    run_key = fingerprint(config.train, sha256_of_dir(images_dir))
-    return TrainInputs(config, root, card, lineage, run_key)
+    initial_sha256 = initial_model.weights_sha256 if initial_model else None
+    run_key = fingerprint(config.train, sha256_of_dir(images_dir), initial_sha256)
+    return TrainInputs(config, root, card, lineage, run_key, initial_model)
 
 
 def open_images(inputs: TrainInputs, split: Split, workers: Workers) -> Feed:

@@ -1,6 +1,7 @@
 """The loop: step, report, validate, preview, save; it stops only at a step boundary.
 
-The loop alone knows the order of things. Its clock is images seen.
+The loop alone knows the order of things. Its clock is images seen. Every process goes the same
+way through it; only the first one reports and writes.
 """
 
 import logging
@@ -11,33 +12,35 @@ from pathlib import Path
 
 from vivero.diffusion.preconditioning import Denoiser
 from vivero.tracking.tracker import Tracker
+from vivero.training.background import BackgroundWriter
 from vivero.training.checkpoints import CheckpointStore
 from vivero.training.divergence import refuse_bad_numbers
+from vivero.training.learning_rate import rate_at
 from vivero.training.progress import Progress
 from vivero.training.resume import facts_of
 from vivero.training.signals import Stopped, StopSignals
-from vivero.training.state import TrainState, new_tally, tensors_of
-from vivero.training.step import Rig, memory_advice, rate_at, train_step
-from vivero.training.validation import ValidationBank, validation_loss
+from vivero.training.state import Best, TrainState, tensors_of
+from vivero.training.step import Rig, memory_advice, train_step
+from vivero.training.validation import ValidationBank, ValidationLoss, validation_loss
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outlets:
-    """Where a run's results go; only the first worker uses them.
+    """Where a run's results go; only the first worker's are used.
 
     Attributes:
         tracker: Takes metrics and images.
         store: Takes checkpoints.
         bank: Fixed inputs of the validation loss.
-        save_preview: Makes images with a denoiser, writes them as a grid, returns its path.
+        make_preview: Makes images with a denoiser and writes them as a grid; returns its path.
     """
 
     tracker: Tracker
     store: CheckpointStore
     bank: ValidationBank
-    save_preview: Callable[[Denoiser, int], Path]
+    make_preview: Callable[[Denoiser, int], Path]
 
 
 def train(state: TrainState, rig: Rig, outlets: Outlets) -> None:
@@ -45,7 +48,7 @@ def train(state: TrainState, rig: Rig, outlets: Outlets) -> None:
 
     Raises:
         Stopped: After SIGTERM or Ctrl-C; a checkpoint of this moment has been saved.
-        TrainingError: When the loss or a gradient is not finite; nothing of it is saved.
+        TrainingError: When the loss or a gradient goes bad; nothing of it is saved.
         CheckpointError: When a checkpoint cannot be written.
     """
     config, workers = rig.config, rig.workers
@@ -55,76 +58,115 @@ def train(state: TrainState, rig: Rig, outlets: Outlets) -> None:
     with (
         StopSignals() as signals,
         Progress(state.images_seen, config.total_images, workers.is_first) as progress,
+        BackgroundWriter(outlets.store, outlets.tracker.sync) as writer,
         memory_advice(config),
     ):
-        while state.images_seen < config.total_images:
+        while not state.is_complete(config.total_images):
+            state.validation_loss = None
             train_step(state, rig)
             progress.advance(config.batch_images)
+            writer.refuse_failures()
             stop_signal = workers.largest(signals.received)
-
-            if is_due(state, config.log_every_images, rig):
-                report(state, rig, outlets, progress)
-            if is_due(state, config.validate_every_images, rig) and workers.is_first:
-                validate(state, rig, outlets)
-            if is_due(state, config.preview_every_images, rig) and workers.is_first:
-                preview(state, rig, outlets)
+            look(state, rig, outlets, progress)
             if is_due(state, config.checkpoint_every_images, rig) or stop_signal:
                 state.train_s = time.monotonic() - started_at
-                save(state, rig, outlets)
+                save(state, rig, writer)
             if stop_signal:
+                writer.finish()
                 raise Stopped(stop_signal, state.images_seen)
+        if state.has_stopped_early:
+            log.info("training stops early: %s", _early_stop(state, rig))
 
 
 def is_due(state: TrainState, every_images: int, rig: Rig) -> bool:
     """Whether something that happens every so often, and at the end, happens now."""
-    is_last = state.images_seen >= rig.config.total_images
+    is_last = state.is_complete(rig.config.total_images)
     return is_last or state.images_seen % every_images == 0
+
+
+def look(state: TrainState, rig: Rig, outlets: Outlets, progress: Progress) -> None:
+    """Report, validate and preview, each where it is due."""
+    if is_due(state, rig.config.log_every_images, rig):
+        report(state, rig, outlets, progress)
+    if is_due(state, rig.config.validate_every_images, rig):
+        validate(state, rig, outlets)
+    if is_due(state, rig.config.preview_every_images, rig):
+        preview(state, rig, outlets)
 
 
 def report(state: TrainState, rig: Rig, outlets: Outlets, progress: Progress) -> None:
     """Send the means since the last report; begin new sums."""
-    tally, workers = state.tally, rig.workers
-    refuse_bad_numbers(state, rig)
-    loss = workers.mean(tally.loss).item() / tally.num_steps
-    gradient_norm = tally.gradient_norm.item() / tally.num_steps
-    state.tally = new_tally(len(tally.bad_losses), workers.device)
-    progress.note_loss(loss)
-    if not workers.is_first:
-        return
-    metrics = {
-        "train/loss": loss,
-        "train/gradient_norm": gradient_norm,
-        "train/learning_rate": rate_at(state.images_seen, rig.config),
-        "train/images_per_s": progress.images_per_s_since_report(),
-    }
-    outlets.tracker.log_metrics(metrics, state.images_seen)
+    with rig.phase("report"):
+        refuse_bad_numbers(state, rig)
+        tally, workers = state.tally, rig.workers
+        loss = workers.mean(tally.loss).item() / tally.num_steps
+        gradient_norm = tally.gradient_norm.item() / tally.num_steps
+        tally.begin_anew()
+        progress.note_loss(loss)
+        if not workers.is_first:
+            return
+        metrics = {
+            "train/loss": loss,
+            "train/gradient_norm": gradient_norm,
+            "train/learning_rate": rate_at(state.images_seen, rig.config),
+            "train/images_per_s": progress.images_per_s_since_report(),
+        }
+        if state.scaler.is_enabled():
+            metrics["train/loss_scale"] = state.scaler.get_scale()
+        outlets.tracker.log_metrics(metrics, state.images_seen)
 
 
 def validate(state: TrainState, rig: Rig, outlets: Outlets) -> None:
-    """Send the loss of the averaged weights on the fixed bank."""
-    loss = validation_loss(ema_denoiser(state, rig), rig.objective.weight, outlets.bank)
-    levels = {f"validation/loss.sigma_{s:.2g}": value for s, value in loss.by_sigma.items()}
-    outlets.tracker.log_metrics({"validation/loss": loss.mean, **levels}, state.images_seen)
+    """Send the loss of the averaged weights on the fixed bank; decide whether to go on."""
+    with rig.phase("validate"):
+        loss = loss_of_average(state, rig, outlets.bank, rig.config.ema_halflives_images[0])
+        state.validation_loss = loss.mean
+        if loss.mean < state.best.loss:
+            state.best = Best(loss.mean, state.images_seen)
+        patience_images = rig.config.early_stopping_images
+        is_over = state.images_seen - state.best.images_seen >= patience_images > 0
+        state.has_stopped_early = bool(rig.workers.largest(int(is_over)))
+        if rig.workers.is_first:
+            outlets.tracker.log_metrics(loss.metrics(), state.images_seen)
+
+
+def loss_of_average(
+    state: TrainState, rig: Rig, bank: ValidationBank, halflife_images: int
+) -> ValidationLoss:
+    """The loss of one average of the weights on the bank."""
+    with state.averaged(halflife_images) as network:
+        return validation_loss(rig.objective.denoiser(network), rig.objective.weight, bank)
 
 
 def preview(state: TrainState, rig: Rig, outlets: Outlets) -> None:
     """Send a grid of images that the averaged weights make now."""
-    path = outlets.save_preview(ema_denoiser(state, rig), state.images_seen)
-    outlets.tracker.log_image("preview", path, state.images_seen)
+    with rig.phase("preview"), state.averaged(rig.config.ema_halflives_images[0]) as network:
+        path = outlets.make_preview(rig.objective.denoiser(network), state.images_seen)
+        if rig.workers.is_first:
+            outlets.tracker.log_image("preview", path, state.images_seen)
 
 
-def ema_denoiser(state: TrainState, rig: Rig) -> Denoiser:
-    """The denoiser over the averaged weights."""
-    return rig.objective.denoiser(state.ema_network())
+def save(state: TrainState, rig: Rig, writer: BackgroundWriter) -> None:
+    """Hand a copy of this moment to the writer; a state with bad numbers is never saved."""
+    with rig.phase("checkpoint"):
+        refuse_bad_numbers(state, rig)
+        tensors = tensors_of(state)
+        facts = facts_of(state, rig.workers, rig.config)
+        if rig.workers.is_first:
+            writer.save(state.images_seen, tensors, facts)
 
 
-def save(state: TrainState, rig: Rig, outlets: Outlets) -> None:
-    """Save a checkpoint of this moment; a state with bad numbers is never saved."""
-    refuse_bad_numbers(state, rig)
-    state.tally.loss = rig.workers.mean(state.tally.loss)
-    if rig.workers.is_first:
-        began_at = time.monotonic()
-        outlets.tracker.sync()
-        outlets.store.save(state.images_seen, tensors_of(state), facts_of(state, rig.workers))
-        save_ms = 1000 * (time.monotonic() - began_at)
-        log.debug("checkpoint at %s images saved in %.0f ms", state.images_seen, save_ms)
+def loss_by_halflife(state: TrainState, rig: Rig, bank: ValidationBank) -> dict[int, float]:
+    """Validation loss of each average by its half-life in images, the least first."""
+    losses = {
+        halflife: loss_of_average(state, rig, bank, halflife).mean for halflife in state.averages
+    }
+    return dict(sorted(losses.items(), key=lambda item: item[1]))
+
+
+def _early_stop(state: TrainState, rig: Rig) -> str:
+    return (
+        f"the validation loss has not been below {state.best.loss:.4f} "
+        f"(at {state.best.images_seen:,} images) for {rig.config.early_stopping_images:,} images; "
+        f"the weights of that moment are taken"
+    )

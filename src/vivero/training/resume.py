@@ -1,29 +1,35 @@
 """Where a run goes on: the newest whole checkpoint, and whether it can be exact to the bit."""
 
 import logging
+import math
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vivero.config.schema import TrainConfig
 from vivero.errors import CheckpointError
-from vivero.training.checkpoints import CheckpointStore
+from vivero.training.checkpoints import Checkpoint, CheckpointStore
 from vivero.training.distributed import Workers
-from vivero.training.state import TrainState, restore_tensors
+from vivero.training.state import Best, TrainState, restore_tensors
 
+HOW = ("num_micro_batches", "gradient_checkpointing", "compile", "sharding")
 CPU_INFO = Path("/proc/cpuinfo")
 
 log = logging.getLogger(__name__)
 
 
-def surroundings(workers: Workers) -> dict[str, str]:
-    """What decides the last bits of a sum beside the settings: threads, processor, torch."""
+def surroundings(workers: Workers, config: TrainConfig) -> dict[str, str]:
+    """What decides the last bits of a sum: threads, processes, processor, torch, how it is cut."""
+    settings = {name.replace("_", " "): str(getattr(config, name)) for name in HOW}
     is_cpu = workers.device.type == "cpu"
     return {
         "threads": str(torch.get_num_threads()),
         "processes": str(workers.num_processes),
+        **settings,
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
         "device": _cpu_name() if is_cpu else torch.cuda.get_device_name(workers.device),
         "torch": torch.__version__,
@@ -38,42 +44,62 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def facts_of(state: TrainState, workers: Workers) -> dict[str, Any]:
+def facts_of(state: TrainState, workers: Workers, config: TrainConfig) -> dict[str, Any]:
     """What state.json of a checkpoint says."""
     return {
         "images_seen": state.images_seen,
         "train_s": state.train_s,
         "resumed_from": state.resumed_from,
         "tally": {
-            "loss": state.tally.loss.item(),
+            "loss": workers.mean(state.tally.loss).item(),
             "gradient_norm": state.tally.gradient_norm.item(),
             "num_steps": state.tally.num_steps,
+            "usual_loss": state.tally.usual_loss.item(),
         },
-        "surroundings": surroundings(workers),
+        "validation_loss": state.validation_loss,
+        "best": None if math.isinf(state.best.loss) else asdict(state.best),
+        "has_stopped_early": state.has_stopped_early,
+        "scaler": state.scaler.state_dict(),
+        "surroundings": surroundings(workers, config),
     }
 
 
-def resume(state: TrainState, store: CheckpointStore, workers: Workers, total_images: int) -> None:
+def resume(
+    state: TrainState, store: CheckpointStore, workers: Workers, config: TrainConfig
+) -> bool:
     """Bring a new state to the newest whole checkpoint, if there is one; say where it starts.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         CheckpointError: When the checkpoint is of another model.
     """
     checkpoint = store.newest()
     if checkpoint is None:
-        log.info("training starts at zero")
-        return
-    restore_tensors(state, checkpoint.tensors)
-    _restore_facts(state, checkpoint.facts, checkpoint.path)
-    _warn_of_differences(checkpoint.facts["surroundings"], surroundings(workers))
-    if state.images_seen >= total_images:
+        return False
+    restore(state, checkpoint)
+    if workers.is_first:
+        _warn_of_differences(checkpoint.facts["surroundings"], surroundings(workers, config))
+    if state.is_complete(config.total_images):
         log.info(
             "training is complete in %s; no step is repeated, outputs are written from it",
             checkpoint.path,
         )
-        return
+        return True
     state.resumed_from.append(state.images_seen)
     log.info("training goes on from checkpoint %s", checkpoint.path)
+    return True
+
+
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Bring a state to the moment of a checkpoint.
+
+    Raises:
+        CheckpointError: When it is of another model, or of another version of vivero.
+    """
+    restore_tensors(state, checkpoint.tensors)
+    _restore_facts(state, checkpoint.facts, checkpoint.path)
 
 
 def _restore_facts(state: TrainState, facts: Mapping[str, Any], path: Path) -> None:
@@ -84,6 +110,12 @@ def _restore_facts(state: TrainState, facts: Mapping[str, Any], path: Path) -> N
         state.tally.loss.fill_(facts["tally"]["loss"])
         state.tally.gradient_norm.fill_(facts["tally"]["gradient_norm"])
         state.tally.num_steps = int(facts["tally"]["num_steps"])
+        state.tally.usual_loss.fill_(facts["tally"]["usual_loss"])
+        state.validation_loss = facts["validation_loss"]
+        state.best = Best(**facts["best"]) if facts["best"] else Best()
+        state.has_stopped_early = bool(facts["has_stopped_early"])
+        if state.scaler.is_enabled():
+            state.scaler.load_state_dict(facts["scaler"])
         dict(facts["surroundings"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

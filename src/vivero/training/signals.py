@@ -2,10 +2,12 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_REQUEST_S = 1.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,10 +23,15 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Within this context the first stop signal is remembered; a second one acts as usual."""
+    """Within this context the first stop signal is remembered; Ctrl-C once more acts as usual.
+
+    One request often comes as several signals (to the group, and passed on by torchrun), so for
+    a second what follows the first is the same request.
+    """
 
     def __init__(self) -> None:
         self.received = 0
+        self._received_at = 0.0
         self._former: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -42,8 +49,11 @@ class StopSignals:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
+        if not self.received:
+            self.received, self._received_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._received_at > SAME_REQUEST_S:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._former.items():

@@ -1,24 +1,25 @@
-"""One step: noise a batch, fit it, move the average."""
+"""One step: noise a batch, fit it part by part, move the averages."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import record_function
 
 from vivero.config.schema import TrainConfig
-from vivero.data.batches import batch_indices
 from vivero.diffusion.preconditioning import Denoise, Network
 from vivero.errors import ViveroError
-from vivero.training.distributed import Workers
-from vivero.training.ema import ema_decay, update_ema
-from vivero.training.feed import Feed
-from vivero.training.learning_rate import cosine_with_warmup
-from vivero.training.loss import Objective, denoising_loss, kept_labels
-from vivero.training.randomness import NoiseDraw, draw_noise, generator_at
+from vivero.training.batches import Batch, Batches
+from vivero.training.clipping import clip_gradients
+from vivero.training.distributed import Workers, gradient_exchange
+from vivero.training.learning_rate import rate_at
+from vivero.training.loss import Objective, denoising_loss
 from vivero.training.state import TrainState
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Phase = Callable[[str], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -28,87 +29,85 @@ class Rig:
     Attributes:
         config: Settings of the run.
         workers: This process among those that train together.
-        feed: The images to train on.
+        batches: What is trained on, by position.
         objective: What is learned.
+        network: The module whose gradients are exchanged between processes.
         denoise: The denoiser over the network that is trained.
+        phase: A context that names what is done within it, for a profile.
     """
 
     config: TrainConfig
     workers: Workers
-    feed: Feed
+    batches: Batches
     objective: Objective
+    network: nn.Module
     denoise: Denoise
+    phase: Phase = record_function
 
 
 def build_rig(
-    state: TrainState, config: TrainConfig, workers: Workers, feed: Feed, objective: Objective
+    state: TrainState, config: TrainConfig, workers: Workers, batches: Batches, objective: Objective
 ) -> Rig:
     """A rig that trains the state's model, with all workers."""
-    network = mixed(workers.wrap(state.model), workers.device, config.precision)
-    return Rig(config, workers, feed, objective, objective.denoiser(network))
+    network = workers.wrap(state.model)
+    called: Network = torch.compile(network) if config.compile else network
+    denoise = objective.denoiser(mixed(called, workers.device, config.precision))
+    return Rig(config, workers, batches, objective, network, denoise)
 
 
 def mixed(network: Network, device: torch.device, precision: str) -> Network:
-    """The network under autocast when precision is bf16; its output is float32 either way."""
+    """The network under autocast unless precision is fp32; its output is float32 either way."""
     if precision == "fp32":
         return network
 
-    def in_bf16(scaled: Tensor, noise_condition: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+    def in_half(scaled: Tensor, noise_condition: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(device.type, DTYPES[precision]):
             return network(scaled, noise_condition, labels).float()
 
-    return in_bf16
+    return in_half
 
 
 def train_step(state: TrainState, rig: Rig) -> None:
     """Fit the joint batch that begins at state.images_seen; nothing waits for the device."""
     config, begin = rig.config, state.images_seen
-    clean, labels, draw = batch_at(begin, rig)
-    losses = denoising_loss(rig.denoise, rig.objective.weight, clean, labels, draw)
+    with rig.phase("batch"):
+        batch = rig.batches.at(begin)
+    losses = accumulate_gradients(state, rig, batch)
 
-    state.optimizer.zero_grad(set_to_none=True)
-    losses.mean().backward()  # type: ignore[no-untyped-call]
-    weights = list(state.model.parameters())
-    gradient_norm = torch.nn.utils.clip_grad_norm_(weights, config.max_gradient_norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate_at(begin, config)
-    state.optimizer.step()
+    with rig.phase("optimiser"):
+        weights = list(state.model.parameters())
+        state.scaler.unscale_(state.optimizer)
+        gradient_norm = clip_gradients(weights, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate_at(begin, config)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
 
     state.images_seen += config.batch_images
-    decay = ema_decay(state.images_seen, config.batch_images, config.ema_halflife_images)
-    update_ema(list(state.ema.values()), weights, decay)
-    state.tally.add(losses.detach(), gradient_norm, begin)
+    with rig.phase("average"):
+        state.average_weights(config.batch_images)
+        state.tally.add(losses, gradient_norm, begin, begin // config.batch_images)
 
 
-def rate_at(images_seen: int, config: TrainConfig) -> float:
-    """The learning rate of the batch that begins after images_seen images."""
-    return cosine_with_warmup(
-        images_seen,
-        peak=config.learning_rate,
-        warmup_images=config.warmup_images,
-        total_images=config.total_images,
-    )
+def accumulate_gradients(state: TrainState, rig: Rig, batch: Batch) -> Tensor:
+    """Leave the gradient of the mean loss of the joint batch in the weights.
 
-
-def batch_at(begin: int, rig: Rig) -> tuple[Tensor, Tensor, NoiseDraw]:
-    """This worker's images, labels and noise of the joint batch that begins at `begin`."""
-    config, device = rig.config, rig.workers.device
-    mine = rig.workers.share_of(config.batch_images)
-    clean, labels = rig.feed.at(indices_at(begin, rig)[mine])
-    draw = draw_at(begin, rig)[mine].to(device)
-    return clean, kept_labels(labels, draw.is_unlabelled, rig.objective.null_label), draw
-
-
-def indices_at(begin: int, rig: Rig) -> np.ndarray:
-    """Rows of the joint batch that begins at `begin`, shape (batch_images,)."""
-    return np.asarray(batch_indices(rig.config.seed, len(rig.feed), begin, rig.config.batch_images))
-
-
-def draw_at(begin: int, rig: Rig) -> NoiseDraw:
-    """The noise of the joint batch that begins at `begin`."""
-    shape = (rig.config.batch_images, *rig.feed.images.shape[1:])
-    generator, objective = generator_at(rig.config.seed, "train", begin), rig.objective
-    return draw_noise(generator, shape, objective.schedule.draw_sigma, objective.label_dropout)
+    Returns:
+        The loss of each image of this process, shape (B,).
+    """
+    num_parts, losses = rig.config.num_micro_batches, []
+    for index, part in enumerate(batch.parts(num_parts)):
+        with gradient_exchange(rig.network, is_due=index == num_parts - 1):
+            with rig.phase("forward"):
+                each = denoising_loss(
+                    rig.denoise, rig.objective.weight, part.clean, part.labels, part.draw
+                )
+                loss = each.mean() / num_parts
+            with rig.phase("backward"):
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(each.detach())
+    return torch.cat(losses)
 
 
 @contextlib.contextmanager
@@ -121,9 +120,25 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         is_about_memory = "out of memory" in said or "allocate memory" in said
         if not (isinstance(error, MemoryError) or is_about_memory):
             raise
-        smaller = max(config.num_processes, config.batch_images // 2)
         raise ViveroError(
-            f"training ran out of memory with train.batch_images: {config.batch_images}; write "
-            f"train.batch_images: {smaller} in params.yaml (or fewer channels) and run the same "
-            f"command again. The device said: {str(error)[:200] or 'nothing'}"
+            f"training ran out of memory; {less_memory(config)}. "
+            f"The device said: {str(error)[:200] or 'nothing'}"
         ) from error
+
+
+def less_memory(config: TrainConfig) -> str:
+    """The settings to change when memory is short, the mildest first."""
+    num_parts = config.num_micro_batches * 2
+    if config.batch_images % (num_parts * config.num_processes) == 0:
+        change = f"num_micro_batches: {num_parts}"
+    elif not config.gradient_checkpointing:
+        change = "gradient_checkpointing: true"
+    else:
+        return (
+            "write a smaller train.batch_images or fewer train.model.channels in params.yaml and "
+            "run the same command again"
+        )
+    return (
+        f"write train.{change} in params.yaml and run the same command again: it goes on from the "
+        f"last checkpoint, and the model stays the same up to rounding"
+    )

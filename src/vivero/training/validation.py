@@ -14,7 +14,7 @@ from torch import Tensor
 from vivero.diffusion.preconditioning import Denoise
 from vivero.training.feed import Feed
 from vivero.training.loss import Objective, denoising_loss, kept_labels
-from vivero.training.randomness import NoiseDraw, draw_noise, generator_at
+from vivero.training.randomness import Moment, NoiseDraw, draw_noise
 
 NUM_LEVELS = 5
 BATCH_IMAGES = 128
@@ -46,6 +46,11 @@ class ValidationLoss:
     mean: float
     by_sigma: dict[float, float]
 
+    def metrics(self) -> dict[str, float]:
+        """The numbers under the names of the record."""
+        levels = {f"validation/loss.sigma_{s:.2g}": value for s, value in self.by_sigma.items()}
+        return {"validation/loss": self.mean, **levels}
+
 
 def build_validation_bank(
     feed: Feed, num_images: int, objective: Objective, seed: int
@@ -54,7 +59,8 @@ def build_validation_bank(
     num_images = min(num_images, len(feed))
     clean, labels = feed.at(np.arange(num_images))
     draw_sigma = objective.schedule.draw_sigma
-    draw = draw_noise(generator_at(seed, "validation", 0), tuple(clean.shape), draw_sigma, 0.0)
+    moment, rows = Moment(seed, "validation", 0), slice(0, num_images)
+    draw = draw_noise(moment, tuple(clean.shape), rows, draw_sigma, 0.0)
     rank = draw.sigma.argsort().argsort()  # the levels are stratified, so ranks are quantiles
     middles = draw_sigma((torch.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS)
     draw = draw.to(feed.device)

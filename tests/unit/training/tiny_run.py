@@ -16,9 +16,10 @@ import torch
 from ruamel.yaml import YAML
 
 from vivero.config.schema import TrainConfig
-from vivero.models.build import build_model
+from vivero.models.build import build_model, save_memory
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.tracker import MemoryTracker
+from vivero.training.batches import Batches
 from vivero.training.checkpoints import CheckpointStore
 from vivero.training.distributed import Workers, alone, join_workers
 from vivero.training.feed import Feed
@@ -36,7 +37,7 @@ TINY = {
     "total_images": 96,
     "batch_images": 8,
     "warmup_images": 16,
-    "ema_halflife_images": 16,
+    "ema_halflives_images": [16, 8],
     "log_every_images": 16,
     "validate_every_images": 48,
     "checkpoint_every_images": 24,
@@ -103,11 +104,14 @@ def tiny_run(folder: Path, workers: Workers | None = None, **changes: object) ->
     config, workers, feed = tiny_train_config(**changes), workers or alone(), tiny_feed()
     torch.manual_seed(config.seed)
     model = build_model(config.model, 1, NUM_CLASSES, SIZE_PX)
-    state = new_train_state(model, config, workers.device)
+    if config.gradient_checkpointing:
+        save_memory(model)
+    state = new_train_state(workers.place(model, config), config, workers.device)
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
-    resume(state, store, workers, config.total_images)
+    resume(state, store, workers, config)
     objective = build_objective(config, NUM_CLASSES)
-    rig = build_rig(state, config, workers, feed, objective)
+    batches = Batches(config, workers, feed, objective)
+    rig = build_rig(state, config, workers, batches, objective)
     bank = build_validation_bank(feed, config.num_validation_images, objective, config.seed)
     tracker = JournalTracker(folder / "journal.jsonl") if workers.is_first else MemoryTracker()
     return TinyRun(state, rig, Outlets(tracker, store, bank, lambda *_: folder / "no.png"))

@@ -1,0 +1,293 @@
+"""The trainer: what a process of the stage `train` does, alone or as one of several."""
+
+import logging
+import os
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from vivero.config.environment import read_environment
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.schema import Config, TrainConfig
+from vivero.errors import TrainingError, ViveroError
+from vivero.evaluation.grids import save_grid
+from vivero.files import write_json
+from vivero.models.build import build_model, save_memory
+from vivero.processes import die_with_parent, speak_of_our_own
+from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
+from vivero.registry.bundle_config import bundle_config
+from vivero.registry.card import CardFacts, model_card
+from vivero.registry.versions import resolve_model
+from vivero.tracking.tracker import RunIds
+from vivero.training.batches import Batches
+from vivero.training.checkpoints import CheckpointStore
+from vivero.training.distributed import Workers, join_workers
+from vivero.training.inputs import InitialModel, TrainInputs, open_images, read_inputs
+from vivero.training.loop import Outlets, loss_by_halflife, train
+from vivero.training.loss import build_objective
+from vivero.training.previews import Previews, preview_spec
+from vivero.training.record import tracked, write_record
+from vivero.training.resume import restore, resume
+from vivero.training.signals import Stopped
+from vivero.training.state import TrainState, new_train_state, start_from
+from vivero.training.step import Rig, build_rig
+from vivero.training.supervision import end_on_purpose, has_ended_on_purpose, heartbeat
+from vivero.training.validation import ValidationBank, build_validation_bank
+
+STAGE = "train"
+LOCK_TIMEOUT_S = 60.0  # a trainer whose parent was killed ends within seconds
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a complete run leaves.
+
+    Attributes:
+        state: At its end; after an early stop, at its best moment.
+        weights: The chosen average, whole, by name.
+        validation_losses: Of each average by its half-life in images, the chosen one first.
+        ids: The names MLflow gave.
+    """
+
+    state: TrainState
+    weights: dict[str, Tensor]
+    validation_losses: dict[int, float]
+    ids: RunIds
+
+
+def run(config: Config, root: Path) -> None:
+    """Train, or go on training, and write artifacts/train."""
+    with join_workers() as workers:
+        inputs = read_inputs(config, root, initial_model(config.train, root))
+        with only_trainer_of(inputs, workers):
+            trained = train_model(inputs, workers)
+            if workers.is_first:
+                write_outputs(inputs, trained)
+
+
+def initial_model(config: TrainConfig, root: Path) -> InitialModel | None:
+    """The model that training starts from, checked and loaded; None when it starts from nothing."""
+    if config.initial_model is None:
+        return None
+    bundle = load_bundle(resolve_model(config.initial_model, root))
+    weights = bundle.network.state_dict()
+    return InitialModel(config.initial_model, bundle.weights_sha256, weights)
+
+
+def only_trainer_of(inputs: TrainInputs, workers: Workers) -> AbstractContextManager[object]:
+    """A lock on the run's folder, which the first worker holds for all of them.
+
+    Raises:
+        TrainingError: When another training of the very same inputs is still running.
+    """
+    if not workers.is_first:
+        workers.wait()
+        return nullcontext()
+    inputs.run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(inputs.run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another training of these inputs is running; waiting for it to end")
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise TrainingError(
+                f"another training of these very inputs is still running; it holds "
+                f"{lock.lock_file}. Wait for it, or end it, and run the same command again"
+            ) from None
+    workers.wait()
+    return lock  # leaving its context releases it
+
+
+def train_model(inputs: TrainInputs, workers: Workers) -> Trained:
+    """Train from wherever the last start ended."""
+    config = inputs.config.train
+    state = new_state(inputs, workers)
+    store = CheckpointStore(inputs.run_dir, config.keep_checkpoints)
+    if not resume(state, store, workers, config):
+        begin(state, inputs)
+    rig = new_rig(state, inputs, workers)
+    bank = new_bank(inputs, rig)
+    with tracked(inputs, workers) as tracker:
+        train(state, rig, Outlets(tracker, store, bank, new_previews(inputs, rig)))
+    if state.has_stopped_early and (best := store.best()):
+        restore(state, best)
+    losses = loss_by_halflife(state, rig, bank)
+    weights = state.average_state_dict(next(iter(losses)))
+    return Trained(state, weights, losses, tracker.ids)
+
+
+def new_state(inputs: TrainInputs, workers: Workers) -> TrainState:
+    """The state before the first image."""
+    config, card = inputs.config.train, inputs.card
+    torch.manual_seed(config.seed)  # the weights; all else is a function of the clock
+    model = build_model(config.model, card.num_channels, len(card.class_names), card.image_size_px)
+    if config.gradient_checkpointing:
+        save_memory(model)
+    return new_train_state(workers.place(model, config), config, workers.device)
+
+
+def begin(state: TrainState, inputs: TrainInputs) -> None:
+    """Start at zero, or from the model that train.initial_model names."""
+    if inputs.initial_model is None:
+        log.info("training starts at zero")
+        return
+    start_from(state, inputs.initial_model.weights)
+    log.info("training starts from %s", inputs.initial_model.name)
+
+
+def new_rig(state: TrainState, inputs: TrainInputs, workers: Workers) -> Rig:
+    """What the state is trained with."""
+    config = inputs.config.train
+    objective = build_objective(config, len(inputs.card.class_names))
+    feed = open_images(inputs, "train", workers)
+    batches = Batches(config, workers, feed, objective)
+    return build_rig(state, config, workers, batches, objective)
+
+
+def new_bank(inputs: TrainInputs, rig: Rig) -> ValidationBank:
+    """The fixed inputs of the validation loss."""
+    config = inputs.config.train
+    held_out = open_images(inputs, "validation", rig.workers)
+    return build_validation_bank(held_out, config.num_validation_images, rig.objective, config.seed)
+
+
+def new_previews(inputs: TrainInputs, rig: Rig) -> Previews:
+    """Makes the grids; every process computes them, the first one writes them."""
+    card, workers = inputs.card, rig.workers
+    return Previews(
+        inputs.run_dir / "previews",
+        rig.objective.schedule,
+        preview_spec(inputs.config.train.sampling),
+        (card.num_channels, card.image_size_px, card.image_size_px),
+        workers.device,
+        save_grid if workers.is_first else lambda *_: None,
+    )
+
+
+def write_outputs(inputs: TrainInputs, trained: Trained) -> None:
+    """Write artifacts/train from a complete run."""
+    state, out_dir = trained.state, artifacts_dir(inputs.root, STAGE)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    weights_sha256 = write_bundle(out_dir / "bundle", bundle_contents(inputs, trained))
+    write_json(
+        out_dir / "run.json",
+        {
+            "run_key": inputs.run_key,
+            "mlflow_run_id": trained.ids.run_id,
+            "model_id": trained.ids.model_id,
+        },
+    )
+    final = write_record(inputs.run_dir, out_dir)
+    num_parameters = num_parameters_of(trained)
+    summary = {
+        "stage": STAGE,
+        "seconds": round(state.train_s, 1),
+        "made": f"a denoiser of {num_parameters / 1e6:.2f} M parameters from "
+        f"{state.images_seen:,} images; validation loss {final['validation']:.4f}",
+        "total_images": state.images_seen,
+        "images_per_s": round(state.images_seen / state.train_s, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "train_loss": final["loss"],
+        "validation_loss": final["validation"],
+        "validation_loss_by_halflife": {str(k): v for k, v in trained.validation_losses.items()},
+        "ema_halflife_images": next(iter(trained.validation_losses)),
+        "num_parameters": num_parameters,
+        "weights_sha256": weights_sha256,
+        "resumed_from": state.resumed_from,
+    }
+    write_json(out_dir / "summary.json", summary)
+    log.info("train made %s", summary["made"])
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has taken so far: on the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bundle_contents(inputs: TrainInputs, trained: Trained) -> BundleContents:
+    """What the bundle is written from: the averaged weights and all that explains them."""
+    config, card = inputs.config.train, inputs.card
+    lineage = inputs.lineage.as_json()
+    if inputs.initial_model:
+        lineage |= {
+            "initial_model": inputs.initial_model.name,
+            "initial_weights_sha256": inputs.initial_model.weights_sha256,
+        }
+    facts = CardFacts(
+        name=inputs.config.registration.model_name,
+        num_parameters=num_parameters_of(trained),
+        image_size_px=card.image_size_px,
+        num_channels=card.num_channels,
+        class_names=card.class_names,
+        data_name=card.name,
+        licence=card.licence,
+        lineage=lineage,
+        settings={
+            "images seen": trained.state.images_seen,
+            "batch size": config.batch_images,
+            "learning rate": config.learning_rate,
+            "precision": config.precision,
+            "half-life of the average, in images": next(iter(trained.validation_losses)),
+        },
+    )
+    return BundleContents(
+        network=trained.weights,
+        config=bundle_config(inputs.config, card.class_names),
+        lineage=lineage,
+        model_card=model_card(facts),
+    )
+
+
+def num_parameters_of(trained: Trained) -> int:
+    """How many numbers are trained."""
+    return sum(weight.numel() for weight in trained.state.model.parameters())
+
+
+def run_on_ray(config: TrainConfig, root: Path) -> None:
+    """Run the trainers on a Ray cluster: the one RAY_ADDRESS names, or one of this machine."""
+    from vivero.training.ray_engine import train_on_ray
+
+    storage_dir = work_dir(root) / "ray"
+    train_on_ray(partial(work, root), config.num_processes, config.max_restarts, storage_dir)
+
+
+def work(root: Path) -> None:
+    """Read the settings and train, giving signs of life."""
+    num_threads = read_environment().vivero_num_threads
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    config = load_config(root / PARAMS)
+    with heartbeat(config.train.heartbeat_s):
+        run(config, root)
+
+
+def main() -> None:
+    """Be one of the trainers; what a new start would only repeat is left to the supervisor."""
+    if has_ended_on_purpose():
+        sys.exit(0)
+    die_with_parent()
+    speak_of_our_own()
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("vivero").setLevel(logging.WARNING)
+    try:
+        work(project_dir())
+    except ViveroError as error:
+        sys.stderr.write(f"\n{STAGE}: {error}\n")
+        sys.exit(end_on_purpose(1))
+    except Stopped as stop:
+        sys.stderr.write(f"\n{STAGE}: {stop}\n")
+        sys.exit(end_on_purpose(stop.exit_code))

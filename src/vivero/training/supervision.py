@@ -1,0 +1,187 @@
+"""A trainer is a child process that is watched: one that freezes is ended and started again.
+
+The supervisor gives its trainers a folder. Each of them touches a file there every
+`train.heartbeat_s` seconds, from a thread of its own, so a long step is no reason for alarm but a
+stopped or hung process is. A trainer that ends on purpose, by a stop signal or with an error that
+would come again, leaves its exit code there, so that torchrun does not start it again in vain.
+
+This module imports no torch: the supervisor stays small and starts at once.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vivero.config.environment import read_environment
+from vivero.errors import TrainingError
+from vivero.processes import FrozenError, run_in_group
+
+TRAINER_DIR = "VIVERO_TRAINER_DIR"
+NUM_MISSED_BEATS = 3
+PATIENCE_S = 60.0  # for a trainer that was asked to stop: to end its step and save
+ENDED, BEAT = "ended", "beat"
+
+# Measured on 2 cores (docs/experiments.md). Waiting threads spin for a moment, then sleep: quick
+# alone, and fair beside others. Memory is kept and asked for in huge pages instead of being given
+# back to the system, and faulted in again, at every step.
+TUNING = {
+    "GOMP_SPINCOUNT": "20000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
+    "glibc.malloc.trim_threshold=8000000000",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class HeartbeatWatch:
+    """Tells whether one of the trainers has fallen silent.
+
+    Attributes:
+        folder: Where they leave their beats.
+        limit_s: Silence that is too long.
+    """
+
+    folder: Path
+    limit_s: float
+    _last: dict[Path, tuple[int, float]] = field(default_factory=dict)
+    _looked_at: float = field(default_factory=time.monotonic)
+
+    def is_frozen(self) -> bool:
+        """Whether a trainer that has beaten before is silent for too long."""
+        now = time.monotonic()
+        if now - self._looked_at > self.limit_s / 2:  # we were stopped or asleep ourselves
+            self._last.clear()
+        self._looked_at = now
+        for path in self.folder.glob(f"{BEAT}-*"):
+            beat = path.stat().st_mtime_ns
+            if self._last.get(path, (0, 0.0))[0] != beat:
+                self._last[path] = (beat, now)
+        return any(now - since > self.limit_s for _, since in self._last.values())
+
+
+def supervise(
+    command: Sequence[str], root: Path, *, heartbeat_s: float, max_restarts: int, hint: str
+) -> None:
+    """Run trainers to their end; start them again when one freezes.
+
+    Args:
+        command: Starts them, in the environment of this process, tuned.
+        root: Their working folder.
+        heartbeat_s: How often each gives a sign of life.
+        max_restarts: How often frozen ones are started again.
+        hint: What to change if the system killed one, which it does when memory runs out.
+
+    Raises:
+        TrainingError: When a trainer was killed, or froze once too often.
+        SystemExit: When training failed and said why, or was asked to stop.
+    """
+    for restart in range(max_restarts + 1):
+        folder = Path(tempfile.mkdtemp(prefix="vivero-trainer-"))
+        env = {**TUNING, **os.environ, TRAINER_DIR: str(folder)}
+        watch = HeartbeatWatch(folder, NUM_MISSED_BEATS * heartbeat_s)
+        try:
+            exit_code = run_in_group(
+                command, root, env, patience_s=PATIENCE_S, is_frozen=watch.is_frozen
+            )
+            exit_code = max([exit_code, *codes_on_purpose(folder)], key=abs)
+        except FrozenError:
+            log.warning(
+                "the trainer gave no sign of life for %.0f s and was ended; restarts: %s of %s",
+                watch.limit_s,
+                restart,
+                max_restarts,
+            )
+            continue
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        end_as(exit_code, hint)
+        return
+    raise TrainingError(
+        f"the trainer froze {max_restarts + 1} times (train.max_restarts); its checkpoints are "
+        f"whole, so the same command goes on. Look for what stops it: a debugger, a full disk, a "
+        f"network folder that hangs"
+    )
+
+
+def end_as(exit_code: int, hint: str) -> None:
+    """End as the trainer ended.
+
+    Raises:
+        TrainingError: When it was killed.
+        SystemExit: When it failed and said why, or was asked to stop.
+    """
+    if exit_code < 0:
+        raise TrainingError(
+            f"the trainer was killed by signal {-exit_code}. If nobody did that, the system did, "
+            f"because memory ran out: {hint}"
+        )
+    if exit_code:
+        raise SystemExit(exit_code)
+
+
+def is_trainer() -> bool:
+    """Whether this process was started to train, by a supervisor, torchrun or Ray."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or read_environment().vivero_trainer_dir is not None
+
+
+def codes_on_purpose(folder: Path) -> list[int]:
+    """Exit codes of the trainers that ended on purpose."""
+    return [int(path.read_text()) for path in folder.glob(f"{ENDED}-*")]
+
+
+def end_on_purpose(exit_code: int) -> int:
+    """Leave the exit code for the supervisor, so that nobody starts this trainer again.
+
+    Returns:
+        The exit code to end with: 0 where a supervisor knows better.
+    """
+    folder = read_environment().vivero_trainer_dir
+    if folder is None:
+        return exit_code
+    with contextlib.suppress(FileNotFoundError):  # the supervisor has gone
+        (folder / f"{ENDED}-{_rank()}").write_text(str(exit_code))
+    return 0
+
+
+def has_ended_on_purpose() -> bool:
+    """Whether a trainer of this supervisor has ended on purpose already."""
+    folder = read_environment().vivero_trainer_dir
+    return folder is not None and bool(codes_on_purpose(folder))
+
+
+@contextlib.contextmanager
+def heartbeat(every_s: float) -> Iterator[None]:
+    """Within this context a thread gives a sign of life, where a supervisor listens."""
+    folder = read_environment().vivero_trainer_dir
+    if folder is None:
+        yield
+        return
+    path, is_over = folder / f"{BEAT}-{_rank()}", threading.Event()
+    thread = threading.Thread(target=_beat, args=(path, every_s, is_over.wait), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _beat(path: Path, every_s: float, wait: Callable[[float], bool]) -> None:
+    with contextlib.suppress(OSError):  # the supervisor has gone, and this process goes as well
+        path.touch()
+        while not wait(every_s):
+            os.utime(path)
+
+
+def _rank() -> str:
+    environment: Mapping[str, str] = os.environ
+    return environment.get("RANK", "0")
