@@ -35,7 +35,7 @@ def write_whole(path: Path) -> Iterator[Path]:
         part_path.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ViveroError(
                 f"no space left on the disk while writing {path}; nothing was overwritten. "
                 f"Free some space (work/ is safe to delete, `dvc gc -w` clears the cache) and "

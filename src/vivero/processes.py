@@ -5,6 +5,7 @@ second `dvc repro` would start a second writer of the same output. A stage there
 kernel to be told when its parent dies, and watches the process above the shell as well.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -15,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from vivero.errors import TrackingError, ViveroError
 
@@ -131,7 +134,8 @@ def run_in_group(
         _end_group(process, *numbers, patience_s=patience_s)
         raise
     finally:
-        guard.kill()  # before its pipe closes, or it would do its work
+        if process.poll() is not None:  # else a second signal cut this short: the guard ends it
+            guard.kill()  # before its pipe closes, or it would do its work
         guard.communicate()
 
 
@@ -150,12 +154,24 @@ def _end_group(
 ) -> None:
     for signal_number in numbers:
         try:
+            if signal_number == signal.SIGKILL:
+                _kill_what_it_started(process.pid)
             os.killpg(process.pid, signal_number)
             process.wait(timeout=patience_s)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def _kill_what_it_started(pid: int) -> None:
+    """Kill all below a process: torchrun gives each trainer a group of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.suspend()  # or it might start others meanwhile
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def speak_of_our_own() -> None:

@@ -14,7 +14,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
 from vivero.config.schema import TrainConfig
 from vivero.processes import run_stage
-from vivero.training.supervision import is_trainer, supervise
+from vivero.training.supervision import is_trainer, stop_at_once, supervise
 
 STAGE, MODULE = "train", "vivero.stages.train"
 
@@ -58,6 +58,7 @@ def _end_on_signal(number: int, _frame: object) -> NoReturn:
 def main() -> None:
     """Run the stage as dvc.yaml does, or be one of its trainers."""
     if is_trainer():
+        signal.signal(signal.SIGTERM, stop_at_once)  # importing torch takes seconds
         from vivero.stages import trainer
 
         trainer.main()

@@ -121,6 +121,7 @@ def train_model(inputs: TrainInputs, workers: Workers) -> Trained:
     bank = new_bank(inputs, rig)
     with tracked(inputs, workers) as tracker:
         train(state, rig, Outlets(tracker, store, bank, new_previews(inputs, rig)))
+    workers.wait()  # until the first one has written the last checkpoint
     if state.has_stopped_early and (best := store.best()):
         restore(state, best)
     losses = loss_by_halflife(state, rig, bank)
@@ -281,7 +282,8 @@ def main() -> None:
         sys.exit(0)
     die_with_parent()
     speak_of_our_own()
-    if os.environ.get("RANK", "0") != "0":
+    is_first = os.environ.get("RANK", "0") == "0"
+    if not is_first:
         logging.getLogger("vivero").setLevel(logging.WARNING)
     try:
         work(project_dir())
@@ -289,5 +291,6 @@ def main() -> None:
         sys.stderr.write(f"\n{STAGE}: {error}\n")
         sys.exit(end_on_purpose(1))
     except Stopped as stop:
-        sys.stderr.write(f"\n{STAGE}: {stop}\n")
+        if is_first:
+            sys.stderr.write(f"\n{STAGE}: {stop}\n")
         sys.exit(end_on_purpose(stop.exit_code))

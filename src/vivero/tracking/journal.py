@@ -81,10 +81,23 @@ class Journal:
         self._descriptor = self._open()
 
     def append(self, entry: Entry) -> None:
-        """Write one entry with one call to the system; a kill after it loses nothing."""
+        """Write one entry with one call to the system; a kill after it loses nothing.
+
+        Raises:
+            TrackingError: When the disk is full or refuses.
+        """
         line = entry.to_line().encode()
-        with self._lock:
-            written = os.write(self._descriptor, line)
+        try:
+            with self._lock:
+                written = os.write(self._descriptor, line)
+                if written != len(line):  # or the next line would be joined to the torn one
+                    size = os.fstat(self._descriptor).st_size
+                    os.ftruncate(self._descriptor, size - written)
+        except OSError as error:
+            raise TrackingError(
+                f"nothing can be written into {self.path}: {error.strerror}. Free some space or "
+                f"mend the disk, and run the same command again"
+            ) from error
         if written != len(line):
             raise TrackingError(
                 f"only {written} of {len(line)} bytes went into {self.path}; the disk is full. "

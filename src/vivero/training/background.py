@@ -42,15 +42,22 @@ class BackgroundWriter:
         if error is None:
             self.refuse_failures()
 
-    def save(self, images_seen: int, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint; skipped, with a warning, while the disk lags behind.
+    def save(
+        self, images_seen: int, tensors: TensorFiles, facts: Mapping[str, Any], *, is_needed: bool
+    ) -> None:
+        """Begin to write a checkpoint.
+
+        While the disk lags behind, one that is needed waits for it, and another is skipped with a
+        warning.
 
         Raises:
             CheckpointError: When an earlier one could not be written.
         """
         self.refuse_failures()
         size = sum(tensor.nbytes for file in tensors.values() for tensor in file.values())
-        if self._waiting and size + sum(size for _, size in self._waiting) > MAX_WAITING_BYTES:
+        if is_needed and self._is_too_much(size):
+            self.finish()
+        if self._is_too_much(size):
             log.warning(
                 "the checkpoint at %s images is skipped: the disk is slower than "
                 "train.checkpoint_every_images; write a larger value",
@@ -60,6 +67,10 @@ class BackgroundWriter:
         ready = _copies_are_whole()
         future = self._thread.submit(self._write, ready, images_seen, tensors, facts)
         self._waiting.append((future, size))
+
+    def _is_too_much(self, size: int) -> bool:
+        waiting = sum(size for _, size in self._waiting)
+        return bool(self._waiting) and size + waiting > MAX_WAITING_BYTES
 
     def refuse_failures(self) -> None:
         """Raise what went wrong in the thread; called at every step, costs nothing.

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,15 @@ class CheckpointStore:
         return None
 
     def best(self) -> Checkpoint | None:
-        """The whole checkpoint with the least validation loss; None when none was validated."""
-        losses = {path: _validation_loss(path) for path in self._paths()}
-        for path in sorted(losses, key=losses.__getitem__):
-            if math.isfinite(losses[path]):
-                with contextlib.suppress(DamagedError):
-                    return read_checkpoint(path)
+        """The whole checkpoint with the least validation loss; None when none was validated.
+
+        One that is damaged is skipped with a warning.
+        """
+        for path in _by_validation_loss(self._paths()):
+            try:
+                return read_checkpoint(path)
+            except DamagedError as damage:
+                log.warning("the best checkpoint, %s, is damaged: %s", path.name, damage)
         return None
 
     def _paths(self) -> list[Path]:
@@ -108,8 +111,8 @@ class CheckpointStore:
     def _remove_what_is_not_kept(self, images_seen: int) -> None:
         """Keep the newest and the best; what claims to be newer than now is damaged and goes."""
         past = [path for path in self._paths() if int(path.name) <= images_seen]
-        best = min(past, key=_validation_loss)
-        for path in set(self._paths()) - {*past[-self.keep :], best}:
+        best = _by_validation_loss(past)[:1]
+        for path in set(self._paths()) - {*past[-self.keep :], *best}:
             self._remove(path)
 
     def _remove(self, path: Path) -> None:
@@ -138,26 +141,39 @@ class CheckpointStore:
             ) from error
 
 
+def _by_validation_loss(paths: Sequence[Path]) -> list[Path]:
+    """Those of the checkpoints that were validated, the least loss first."""
+    losses = {path: _validation_loss(path) for path in paths}
+    return sorted((p for p in paths if math.isfinite(losses[p])), key=losses.__getitem__)
+
+
 def _validation_loss(path: Path) -> float:
-    """What a checkpoint's state.json says of it; infinite where it says nothing."""
+    """What a checkpoint's facts say of it; infinite where they say nothing or are damaged."""
     try:
-        loss = json.loads((path / STATE).read_bytes())["validation_loss"]
+        facts = (path / STATE).read_bytes()
+        if json.loads((path / MANIFEST).read_bytes())[STATE] != _entry(facts):
+            return math.inf
+        return float(json.loads(facts)["validation_loss"])
     except (OSError, ValueError, KeyError, TypeError):
         return math.inf
-    return math.inf if loss is None else float(loss)
 
 
 def _write_files(folder: Path, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
     contents = {f"{n}.safetensors": safetensors.torch.save(dict(t)) for n, t in tensors.items()}
     contents[STATE] = json.dumps(facts, indent=2, allow_nan=False).encode()
-    manifest = {
-        name: {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in contents.items()
-    }
-    contents[MANIFEST] = json.dumps(manifest, indent=2).encode()  # the last one
+    contents[MANIFEST] = _manifest(contents)  # the last one
     for name, data in contents.items():
         write_flushed(folder / name, data)
     sync(folder)
+
+
+def _manifest(contents: Mapping[str, bytes]) -> bytes:
+    return json.dumps({name: _entry(data) for name, data in contents.items()}, indent=2).encode()
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def write_flushed(path: Path, data: bytes) -> None:
@@ -187,23 +203,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _checked_contents(path: Path) -> dict[str, bytes]:
+    manifest_path = path / MANIFEST
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
+        manifest = manifest_path.read_bytes()
+        expected = {str(name): str(entry["sha256"]) for name, entry in json.loads(manifest).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path / MANIFEST} is missing or not readable: {error}") from error
+        raise DamagedError(f"{manifest_path} is missing or not readable: {error}") from error
     if not expected.keys() >= REQUIRED:
-        raise DamagedError(f"{path / MANIFEST} should name {sorted(REQUIRED)}")
-    contents = {}
-    for name, sha256 in expected.items():
-        try:
-            data = (path / name).read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{path / name} cannot be read: {error.strerror}") from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DamagedError(
-                f"{path / name} is not the file that was saved: sha256 {sha256[:12]}... was "
-                f"expected, the file of {len(data):,} bytes has another"
-            )
-        contents[name] = data
+        raise DamagedError(f"{manifest_path} should name {sorted(REQUIRED)}")
+    contents = {name: _read_checked(path / name, sha256) for name, sha256 in expected.items()}
+    if manifest != _manifest(contents):
+        raise DamagedError(f"{manifest_path} is not the file that was saved")
     return contents
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}, named by {MANIFEST}, cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(
+            f"{path} is not the file that was saved: {MANIFEST} expects the sha256 "
+            f"{sha256[:12]}..., the file of {len(data):,} bytes has another"
+        )
+    return data

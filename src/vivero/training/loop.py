@@ -5,12 +5,14 @@ way through it; only the first one reports and writes.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vivero.diffusion.preconditioning import Denoiser
+from vivero.errors import TrainingError
 from vivero.tracking.tracker import Tracker
 from vivero.training.background import BackgroundWriter
 from vivero.training.checkpoints import CheckpointStore
@@ -70,7 +72,7 @@ def train(state: TrainState, rig: Rig, outlets: Outlets) -> None:
             look(state, rig, outlets, progress)
             if is_due(state, config.checkpoint_every_images, rig) or stop_signal:
                 state.train_s = time.monotonic() - started_at
-                save(state, rig, writer)
+                save(state, rig, writer, is_stopping=bool(stop_signal))
             if stop_signal:
                 writer.finish()
                 raise Stopped(stop_signal, state.images_seen)
@@ -120,6 +122,12 @@ def validate(state: TrainState, rig: Rig, outlets: Outlets) -> None:
     """Send the loss of the averaged weights on the fixed bank; decide whether to go on."""
     with rig.phase("validate"):
         loss = loss_of_average(state, rig, outlets.bank, rig.config.ema_halflives_images[0])
+        if not math.isfinite(loss.mean):
+            raise TrainingError(
+                f"the validation loss after {state.images_seen:,} images is {loss.mean}: the "
+                f"averaged weights are of no use. The last checkpoint is kept; lower "
+                f"train.learning_rate or use precision: fp32, and run the same command again"
+            )
         state.validation_loss = loss.mean
         if loss.mean < state.best.loss:
             state.best = Best(loss.mean, state.images_seen)
@@ -146,14 +154,19 @@ def preview(state: TrainState, rig: Rig, outlets: Outlets) -> None:
             outlets.tracker.log_image("preview", path, state.images_seen)
 
 
-def save(state: TrainState, rig: Rig, writer: BackgroundWriter) -> None:
-    """Hand a copy of this moment to the writer; a state with bad numbers is never saved."""
+def save(state: TrainState, rig: Rig, writer: BackgroundWriter, *, is_stopping: bool) -> None:
+    """Hand a copy of this moment to the writer; a state with bad numbers is never saved.
+
+    The last one and the best one are never skipped, however slow the disk is.
+    """
+    is_last = is_stopping or state.is_complete(rig.config.total_images)
+    is_best = state.best.images_seen == state.images_seen
     with rig.phase("checkpoint"):
         refuse_bad_numbers(state, rig)
         tensors = tensors_of(state)
         facts = facts_of(state, rig.workers, rig.config)
         if rig.workers.is_first:
-            writer.save(state.images_seen, tensors, facts)
+            writer.save(state.images_seen, tensors, facts, is_needed=is_last or is_best)
 
 
 def loss_by_halflife(state: TrainState, rig: Rig, bank: ValidationBank) -> dict[int, float]:

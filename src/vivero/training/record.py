@@ -1,11 +1,12 @@
 """The record of a run: its tracker while it runs, its journal, curves and previews afterwards."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vivero.errors import TrackingError
 from vivero.files import write_whole
 from vivero.tracking.journal import read_journal
 from vivero.tracking.mlflow_tracker import open_tracker
@@ -18,7 +19,7 @@ from vivero.training.signals import Stopped
 JOURNAL = "journal.jsonl"
 
 
-@contextmanager
+@contextlib.contextmanager
 def tracked(inputs: TrainInputs, workers: Workers) -> Iterator[Tracker]:
     """The run's tracker (of the first worker), closed with how the run ended."""
     tracker: Tracker = (
@@ -26,11 +27,9 @@ def tracked(inputs: TrainInputs, workers: Workers) -> Iterator[Tracker]:
     )
     try:
         yield tracker
-    except Stopped:
-        tracker.close("KILLED")
-        raise
-    except BaseException:
-        tracker.close("FAILED")
+    except BaseException as error:
+        with contextlib.suppress(TrackingError):  # on a full disk; the first error says more
+            tracker.close("KILLED" if isinstance(error, Stopped) else "FAILED")
         raise
     tracker.close("FINISHED")
 

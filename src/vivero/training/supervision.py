@@ -12,16 +12,21 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 from vivero.config.environment import read_environment
 from vivero.errors import TrainingError
-from vivero.processes import FrozenError, run_in_group
+from vivero.processes import LOOK_EVERY_S, FrozenError, run_in_group
 
 TRAINER_DIR = "VIVERO_TRAINER_DIR"
 NUM_MISSED_BEATS = 3
@@ -42,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class HeartbeatWatch:
-    """Tells whether one of the trainers has fallen silent.
+    """Tells whether one of the trainers is alive but has fallen silent.
 
     Attributes:
         folder: Where they leave their beats.
@@ -56,15 +61,26 @@ class HeartbeatWatch:
 
     def is_frozen(self) -> bool:
         """Whether a trainer that has beaten before is silent for too long."""
-        now = time.monotonic()
-        if now - self._looked_at > self.limit_s / 2:  # we were stopped or asleep ourselves
+        now, beats = time.monotonic(), _beats_of_the_living(self.folder)
+        slept_s = now - self._looked_at
+        if slept_s > max(self.limit_s / 2, 4 * LOOK_EVERY_S):  # we were stopped ourselves
             self._last.clear()
         self._looked_at = now
-        for path in self.folder.glob(f"{BEAT}-*"):
-            beat = path.stat().st_mtime_ns
-            if self._last.get(path, (0, 0.0))[0] != beat:
-                self._last[path] = (beat, now)
+        self._last = {
+            path: self._last[path] if self._last.get(path, (0, 0.0))[0] == beat else (beat, now)
+            for path, beat in beats.items()
+        }
         return any(now - since > self.limit_s for _, since in self._last.values())
+
+
+def _beats_of_the_living(folder: Path) -> dict[Path, int]:
+    """When each trainer last gave a sign of life; one that died is torchrun's business."""
+    beats = {}
+    for path in folder.glob(f"{BEAT}-*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # it has just ended, or begins
+            if psutil.pid_exists(int(path.read_text())):
+                beats[path] = path.stat().st_mtime_ns
+    return beats
 
 
 def supervise(
@@ -151,6 +167,19 @@ def end_on_purpose(exit_code: int) -> int:
     return 0
 
 
+def stop_at_once(number: int, _frame: object) -> NoReturn:
+    """What a trainer does on SIGTERM before its first and after its last step.
+
+    Nothing is lost, because files are written whole or not at all.
+    """
+    if _rank() == "0":
+        name = signal.Signals(number).name
+        said = f"stopped by {name} between steps; run the same command again to go on"
+        os.write(sys.stderr.fileno(), f"\ntrain: {said}\n".encode())
+    end_on_purpose(128 + number)
+    os._exit(128 + number)  # others wait for this process: torchrun has to see it fail
+
+
 def has_ended_on_purpose() -> bool:
     """Whether a trainer of this supervisor has ended on purpose already."""
     folder = read_environment().vivero_trainer_dir
@@ -177,7 +206,7 @@ def heartbeat(every_s: float) -> Iterator[None]:
 
 def _beat(path: Path, every_s: float, wait: Callable[[float], bool]) -> None:
     with contextlib.suppress(OSError):  # the supervisor has gone, and this process goes as well
-        path.touch()
+        path.write_text(str(os.getpid()))
         while not wait(every_s):
             os.utime(path)
 
