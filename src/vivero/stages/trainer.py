@@ -123,7 +123,7 @@ def train_model(inputs: TrainInputs, workers: Workers) -> Trained:
         train(state, rig, Outlets(tracker, store, bank, new_previews(inputs, rig)))
     workers.wait()  # until the first one has written the last checkpoint
     if state.has_stopped_early and (best := store.best()):
-        restore(state, best)
+        restore(state, best, workers)
     losses = loss_by_halflife(state, rig, bank)
     weights = state.average_state_dict(next(iter(losses)))
     return Trained(state, weights, losses, tracker.ids)

@@ -81,6 +81,14 @@ class Workers:
         return value
 
     def largest(self, value: int) -> int:
+    def each(self, value: Tensor) -> list[float]:
+        """A number of each process, in the order of their ranks."""
+        if self.num_processes == 1:
+            return [value.item()]
+        values = [torch.empty_like(value) for _ in range(self.num_processes)]
+        dist.all_gather(values, value)
+        return [each.item() for each in values]
+
         """The largest of the values that the processes give."""
         if self.num_processes == 1:
             return value

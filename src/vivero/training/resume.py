@@ -17,6 +17,7 @@ from vivero.training.distributed import Workers
 from vivero.training.state import Best, TrainState, restore_tensors
 
 HOW = ("num_micro_batches", "gradient_checkpointing", "compile", "sharding")
+SUMS = ("loss", "gradient_norm", "usual_loss")  # each process has its own
 CPU_INFO = Path("/proc/cpuinfo")
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,8 @@ def facts_of(state: TrainState, workers: Workers, config: TrainConfig) -> dict[s
         "train_s": state.train_s,
         "resumed_from": state.resumed_from,
         "tally": {
-            "loss": workers.mean(state.tally.loss).item(),
-            "gradient_norm": state.tally.gradient_norm.item(),
             "num_steps": state.tally.num_steps,
-            "usual_loss": state.tally.usual_loss.item(),
+            **{name: workers.each(getattr(state.tally, name)) for name in SUMS},
         },
         "validation_loss": state.validation_loss,
         "best": None if math.isinf(state.best.loss) else asdict(state.best),
@@ -78,7 +77,7 @@ def resume(
     checkpoint = store.newest()
     if checkpoint is None:
         return False
-    restore(state, checkpoint)
+    restore(state, checkpoint, workers)
     if workers.is_first:
         _warn_of_differences(checkpoint.facts["surroundings"], surroundings(workers, config))
     if state.is_complete(config.total_images):
@@ -92,36 +91,39 @@ def resume(
     return True
 
 
-def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+def restore(state: TrainState, checkpoint: Checkpoint, workers: Workers) -> None:
     """Bring a state to the moment of a checkpoint.
 
     Raises:
         CheckpointError: When it is of another model, or of another version of vivero.
     """
     restore_tensors(state, checkpoint.tensors)
-    _restore_facts(state, checkpoint.facts, checkpoint.path)
-
-
-def _restore_facts(state: TrainState, facts: Mapping[str, Any], path: Path) -> None:
     try:
-        state.images_seen = int(facts["images_seen"])
-        state.train_s = float(facts["train_s"])
-        state.resumed_from = [int(seen) for seen in facts["resumed_from"]]
-        state.tally.loss.fill_(facts["tally"]["loss"])
-        state.tally.gradient_norm.fill_(facts["tally"]["gradient_norm"])
-        state.tally.num_steps = int(facts["tally"]["num_steps"])
-        state.tally.usual_loss.fill_(facts["tally"]["usual_loss"])
-        state.validation_loss = facts["validation_loss"]
-        state.best = Best(**facts["best"]) if facts["best"] else Best()
-        state.has_stopped_early = bool(facts["has_stopped_early"])
-        if state.scaler.is_enabled():
-            state.scaler.load_state_dict(facts["scaler"])
-        dict(facts["surroundings"])
+        _restore_facts(state, checkpoint.facts, workers)
     except (KeyError, TypeError, ValueError) as error:
+        path = checkpoint.path
         raise CheckpointError(
             f"{path / 'state.json'} does not say what was expected ({error!r}); it was written by "
             f"another version. Delete {path.parent} and run the same command again"
         ) from error
+
+
+def _restore_facts(state: TrainState, facts: Mapping[str, Any], workers: Workers) -> None:
+    state.images_seen = int(facts["images_seen"])
+    state.train_s = float(facts["train_s"])
+    state.resumed_from = [int(seen) for seen in facts["resumed_from"]]
+    state.tally.num_steps = int(facts["tally"]["num_steps"])
+    for name in SUMS:
+        values = facts["tally"][name]
+        is_same_number = len(values) == workers.num_processes
+        own = values[workers.rank] if is_same_number else sum(values) / len(values)
+        getattr(state.tally, name).fill_(own)
+    state.validation_loss = facts["validation_loss"]
+    state.best = Best(**facts["best"]) if facts["best"] else Best()
+    state.has_stopped_early = bool(facts["has_stopped_early"])
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(facts["scaler"])
+    dict(facts["surroundings"])
 
 
 def _warn_of_differences(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
