@@ -21,8 +21,8 @@ def train_tiny_run(folder: Path) -> None:
     workers = Workers(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     (folder / f"started-{workers.rank}-{os.getpid()}").touch()
     run = tiny_run(folder, workers, num_processes=NUM_WORKERS, total_images=TOTAL_IMAGES).go()
+    final = {"sha256": hash_of(run.state), "resumed_from": run.state.resumed_from}
     if workers.is_first:
-        final = {"sha256": hash_of(run.state), "resumed_from": run.state.resumed_from}
         (folder / "final.json").write_text(json.dumps(final))
 
 
