@@ -5,7 +5,9 @@ GPUs. Unless the state is cut up (sharding: full), every process holds all of it
 one writes, whole tensors, so any number of processes can resume.
 """
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -60,7 +62,8 @@ class Workers:
             mesh = init_device_mesh(self.device.type, (self.num_processes,))
             for unit in sharding_units(model):
                 fully_shard(unit, mesh=mesh)
-            fully_shard(model, mesh=mesh)
+            # The root as well: a look without gradients would leave it whole, and stale, otherwise.
+            fully_shard(model, mesh=mesh, reshard_after_forward=True)
         return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -69,7 +72,7 @@ class Workers:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
-            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def mean(self, value: Tensor) -> Tensor:
@@ -80,7 +83,6 @@ class Workers:
             value = value / self.num_processes
         return value
 
-    def largest(self, value: int) -> int:
     def each(self, value: Tensor) -> list[float]:
         """A number of each process, in the order of their ranks."""
         if self.num_processes == 1:
@@ -89,6 +91,7 @@ class Workers:
         dist.all_gather(values, value)
         return [each.item() for each in values]
 
+    def largest(self, value: int) -> int:
         """The largest of the values that the processes give."""
         if self.num_processes == 1:
             return value
@@ -160,7 +163,21 @@ def join_workers() -> Iterator[Workers]:
         yield Workers(dist.get_rank(), dist.get_world_size(), device)
     finally:
         if is_ours:
-            dist.destroy_process_group()
+            _leave_group()
+
+
+def _leave_group() -> None:
+    """Close the group, but hold it until the interpreter exits.
+
+    A DDP model that outlives it would be its last holder and wait, with Python's lock in its hand,
+    for gloo's threads, which may need that lock to end: torch 2.13 on a busy machine hung so.
+    """
+    atexit.register(_free_models, dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+def _free_models(_group: dist.ProcessGroup | None) -> None:
+    gc.collect()  # models are cycles; the group that this call holds goes after them
 
 
 def _own_device() -> torch.device:
