@@ -34,10 +34,10 @@ def clip_adaptively(weights: Iterable[Tensor], max_ratio: float) -> None:
     """Shrink each row of a gradient whose norm exceeds max_ratio times that of its weights.
 
     gradient *= min(1, max_ratio * max(|weights|, 1e-3) / |gradient|), norms over a row: one output
-    channel of a convolution or linear layer, one value of a bias.
+    channel of a convolution or linear layer; a vector counts as one row.
 
     Source:
-        Brock et al. 2021, arXiv:2102.06171, equation 3.
+        Brock et al. 2021, arXiv:2102.06171, equation 3; vectors as in its reference code.
     """
     for weight in weights:
         if weight.grad is None:
@@ -48,10 +48,9 @@ def clip_adaptively(weights: Iterable[Tensor], max_ratio: float) -> None:
 
 
 def row_norms(values: Tensor) -> Tensor:
-    """Norm of each row, shape (rows, 1, ...); of a vector, the size of each value."""
-    if values.ndim < 2:
-        return values.abs()
-    norms: Tensor = torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), keepdim=True)
+    """Norm of each row, shape (rows, 1, ...); of a vector, one norm."""
+    over = tuple(range(1, values.ndim)) or None
+    norms: Tensor = torch.linalg.vector_norm(values, dim=over, keepdim=True)
     return norms
 
 
