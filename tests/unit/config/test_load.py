@@ -43,8 +43,8 @@ def test_an_unknown_block_is_named(tmp_path: Path):
 
 
 def test_a_missing_key_is_named(tmp_path: Path):
-    message, _ = refused(tmp_path, "  max_gradient_norm: 1.0\n", "")
-    assert "train.max_gradient_norm: is missing" in message
+    message, _ = refused(tmp_path, "  warmup_images: 6400\n", "")
+    assert "train.warmup_images: is missing" in message
 
 
 def test_text_for_a_number_is_refused_with_what_to_write(tmp_path: Path):
@@ -60,7 +60,7 @@ def test_a_number_with_a_point_is_not_taken_for_a_count(tmp_path: Path):
 
 
 def test_true_is_not_taken_for_one(tmp_path: Path):
-    message, _ = refused(tmp_path, "  num_processes: 1 ", "  num_processes: true ")
+    message, _ = refused(tmp_path, "  num_processes: 1\n", "  num_processes: true\n")
     assert "train.num_processes" in message
 
 
@@ -83,6 +83,41 @@ def test_a_contradiction_is_shown_at_the_line_of_its_key(tmp_path: Path):
     message, text = refused(tmp_path, "warmup_images: 6400", "warmup_images: 6400000")
     assert f"line {line_of(text, 'warmup_images')}: train: warmup_images must be below" in message
     assert "write warmup_images: 6400" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_micro_batches: 1 ": "num_micro_batches: 3 "}, "write batch_images: 66"),
+        ({"sharding: none ": "sharding: full "}, "needs num_processes above 1"),
+        (
+            {"sharding: none ": "sharding: full ", "num_processes: 1\n": "num_processes: 2\n",
+             "precision: fp32 ": "precision: fp16 "},
+            "write precision: bf16",
+        ),
+        (
+            {"sharding: none ": "sharding: full ", "num_processes: 1\n": "num_processes: 2\n",
+             "gradient_clipping: global ": "gradient_clipping: adaptive "},
+            "write gradient_clipping: global",
+        ),
+        ({"[12800, 3200]": "[3200, 3200]"}, "ema_halflives_images must differ"),
+        (
+            {"early_stopping_images: 0 ": "early_stopping_images: 64000 ",
+             "checkpoint_every_images: 12800": "checkpoint_every_images: 64000"},
+            "write checkpoint_every_images: ",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_say_what_to_write(tmp_path: Path, changes, said: str):
+    text = PARAMS
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="1 mistake") as caught:
+        load_config(path)
+    assert said in str(caught.value)
 
 
 def test_not_a_number_is_refused(tmp_path: Path):
