@@ -17,7 +17,7 @@ DVC_STAGES = {
     "validate_data": "Decode every image and hold the data to its contract.",
     "prepare_data": "Resize, split by content, write memory-mapped arrays.",
     "compute_reference": "Features and moments of the real images.",
-    "train": "Train, or go on training where it was stopped.",
+    "train": "",  # it has options of its own
     "sample": "",  # `vivero sample` makes images of any model; the stage is `dvc repro sample`
     "evaluate": "Judge the samples: figures with intervals and floors, plots, a page.",
 }
@@ -82,6 +82,27 @@ def ui(
     from vivero.cli.running import serve_mlflow
 
     raise typer.Exit(serve_mlflow(port))
+
+
+@app.command(rich_help_panel="Stages")
+def train(
+    force: Annotated[
+        bool, typer.Option("--force", help="Run it again even if nothing changed.")
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Only show where the time goes; writes work/profile/."),
+    ] = False,
+) -> None:
+    """Stage train: Train, or go on training where it was stopped.
+
+    Example: vivero train --profile
+    """
+    from vivero.cli.running import profile_training, run_one_stage
+
+    if profile:
+        raise typer.Exit(profile_training())
+    raise typer.Exit(run_one_stage("train", outside_dvc=False, force=force))
 
 
 def _stage_command(stage: str, outside_dvc: bool) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.files import read_json
 from vivero.processes import run_in_group
+from vivero.training.supervision import TUNING
 
 QUIET = {
     "DVC_NO_ANALYTICS": "1",
@@ -65,6 +66,16 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
         options = ["--force", "--single-item"] if force else []
         command = [sys.executable, "-m", "dvc", "repro", *options, stage]
     return run_in_group(command, cwd=root, env=child_environment(root))
+
+
+def profile_training() -> int:
+    """Where the time of training goes, once the prepared images are up to date."""
+    exit_code = run_one_stage("prepare_data", outside_dvc=False, force=False)
+    if exit_code:
+        return exit_code
+    root = project_dir()
+    command = [sys.executable, "-m", "vivero.stages.train", "--profile"]
+    return run_in_group(command, cwd=root, env={**TUNING, **child_environment(root)})
 
 
 def serve_mlflow(port: int) -> int:

@@ -56,7 +56,12 @@ def _end_on_signal(number: int, _frame: object) -> NoReturn:
 
 
 def main() -> None:
-    """Run the stage as dvc.yaml does, or be one of its trainers."""
+    """Run the stage as dvc.yaml does, be one of its trainers, or profile with --profile."""
+    if sys.argv[1:] == ["--profile"]:
+        from vivero.stages import trainer
+
+        run_stage(STAGE, lambda: trainer.profile(project_dir()))
+        return
     if is_trainer():
         signal.signal(signal.SIGTERM, stop_at_once)  # importing torch takes seconds
         from vivero.stages import trainer

@@ -3,9 +3,10 @@
 import logging
 import os
 import resource
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +27,15 @@ from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import bundle_config
 from vivero.registry.card import CardFacts, model_card
 from vivero.registry.versions import resolve_model
-from vivero.tracking.tracker import RunIds
+from vivero.tracking.tracker import MemoryTracker, RunIds
 from vivero.training.batches import Batches
 from vivero.training.checkpoints import CheckpointStore
-from vivero.training.distributed import Workers, join_workers
+from vivero.training.distributed import Workers, alone, join_workers
 from vivero.training.inputs import InitialModel, TrainInputs, open_images, read_inputs
 from vivero.training.loop import Outlets, loss_by_halflife, train
 from vivero.training.loss import build_objective
 from vivero.training.previews import Previews, preview_spec
+from vivero.training.profiling import PhaseShare, profile_training, share_of_the_rest
 from vivero.training.record import tracked, write_record
 from vivero.training.resume import restore, resume
 from vivero.training.signals import Stopped
@@ -256,6 +258,44 @@ def bundle_contents(inputs: TrainInputs, trained: Trained) -> BundleContents:
 def num_parameters_of(trained: Trained) -> int:
     """How many numbers are trained."""
     return sum(weight.numel() for weight in trained.state.model.parameters())
+
+
+def profile(root: Path) -> None:
+    """Train some steps that are thrown away; say where their time goes, and write a trace."""
+    config = load_config(root / PARAMS)
+    inputs = read_inputs(config, root, initial_model(config.train, root))
+    inputs = replace(inputs, run_key=f"profile-{os.getpid()}")
+    state, workers = new_state(inputs, alone()), alone()
+    begin(state, inputs)
+    rig = new_rig(state, inputs, workers)
+    store, previews = CheckpointStore(inputs.run_dir, 1), new_previews(inputs, rig)
+    outlets = Outlets(MemoryTracker(), store, new_bank(inputs, rig), previews)
+    out_dir = work_dir(root) / "profile"
+    try:
+        shares = profile_training(state, rig, outlets, out_dir)
+    finally:
+        shutil.rmtree(inputs.run_dir, ignore_errors=True)
+    sys.stdout.write(profile_report(shares, config.train, out_dir))
+
+
+def profile_report(shares: list[PhaseShare], config: TrainConfig, out_dir: Path) -> str:
+    """What a person wants to know of a profile, and where the rest is."""
+    step_ms = sum(item.ms_per_time * item.times_per_step for item in shares)
+    lines = [f"{'phase':12}{'ms each time':>14}{'times a step':>14}{'share':>9}"]
+    lines += [
+        f"{item.phase:12}{item.ms_per_time:14.2f}{item.times_per_step:14.4g}{item.share:9.2%}"
+        for item in shares
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"{config.batch_images / step_ms * 1000:,.0f} images/s; everything but forward, "
+            f"backward and optimiser takes {share_of_the_rest(shares):.2%} of the time; "
+            f"peak memory {peak_memory_bytes() / 2**20:,.0f} MiB",
+            f"table of operators: {out_dir / 'operators.txt'}",
+            f"trace: {out_dir / 'trace.json'} (open it in https://ui.perfetto.dev)\n",
+        ]
+    )
 
 
 def run_on_ray(config: TrainConfig, root: Path) -> None:

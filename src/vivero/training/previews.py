@@ -12,8 +12,8 @@ from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.diffusion.preconditioning import Denoiser
 from vivero.diffusion.schedules import NoiseSchedule
 
-MAX_IMAGES = 50
-IMAGES_PER_CLASS = 5
+MAX_IMAGES = 30
+IMAGES_PER_CLASS = 3
 SEED = 0
 SaveGrid = Callable[[np.ndarray, Path, int], None]  # images, path, number of columns
 

@@ -17,7 +17,7 @@ from vivero.training.loss import Objective, denoising_loss, kept_labels
 from vivero.training.randomness import Moment, NoiseDraw, draw_noise
 
 NUM_LEVELS = 5
-BATCH_IMAGES = 128
+BATCH_IMAGES = 64
 
 
 @dataclass(frozen=True)

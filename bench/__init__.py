@@ -1,0 +1,1 @@
+"""Measurements that a person starts: speed, against the hardware and against the usual loop."""
