@@ -3,7 +3,7 @@
 import torch
 
 from vivero.errors import TrainingError
-from vivero.training.state import TrainState
+from vivero.training.state import NUM_STEPS_UNTIL_USUAL, TrainState
 from vivero.training.step import Rig
 
 NUM_NAMED = 5
@@ -34,7 +34,9 @@ def _finding(state: TrainState, rig: Rig, begin: int) -> str:
     losses = state.tally.bad_losses
     keys, sigmas = rig.batches.keys(begin), rig.batches.draw(begin).sigma.tolist()
     rows = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-    if not rows and bool(losses.mean() > state.tally.max_jump * state.tally.usual_loss):
+    has_usual = begin // rig.config.batch_images >= NUM_STEPS_UNTIL_USUAL
+    has_exploded = bool(losses.mean() > state.tally.max_jump * state.tally.usual_loss)
+    if not rows and has_usual and has_exploded:
         rows = losses.argsort(descending=True)[:NUM_NAMED].tolist()
         return (
             f"the loss exploded in the batch after {begin:,} images: {losses.mean():.3g} is more "

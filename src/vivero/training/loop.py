@@ -121,6 +121,7 @@ def report(state: TrainState, rig: Rig, outlets: Outlets, progress: Progress) ->
 def validate(state: TrainState, rig: Rig, outlets: Outlets) -> None:
     """Send the loss of the averaged weights on the fixed bank; decide whether to go on."""
     with rig.phase("validate"):
+        refuse_bad_numbers(state, rig)  # it names the batch, which a bad average could not
         loss = loss_of_average(state, rig, outlets.bank, rig.config.ema_halflives_images[0])
         if not math.isfinite(loss.mean):
             raise TrainingError(

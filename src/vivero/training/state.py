@@ -34,7 +34,7 @@ class Tally:
         loss: Sum of the batches' mean losses, float64 scalar.
         gradient_norm: Sum of the gradient's norms before clipping, float64 scalar.
         num_steps: How many batches were summed.
-        usual_loss: Running mean of the loss over all steps so far, float64 scalar.
+        usual_loss: Running mean of the loss over all steps before the first bad one, float64.
         bad_begin: Clock at the first batch with a bad loss or gradient; -1 = none.
         bad_losses: Loss of each image of that batch (of this process), shape (B,).
         max_jump: How many times the usual loss counts as exploded.
@@ -68,7 +68,8 @@ class Tally:
         is_first_bad = (self.bad_begin < 0) & is_bad
         self.bad_begin = torch.where(is_first_bad, begin, self.bad_begin)
         self.bad_losses = torch.where(is_first_bad, losses, self.bad_losses)
-        self.usual_loss = torch.lerp(mean, self.usual_loss, USUAL_DECAY if num_before else 0.0)
+        usual = torch.lerp(mean, self.usual_loss, USUAL_DECAY if num_before else 0.0)
+        self.usual_loss = torch.where(self.bad_begin < 0, usual, self.usual_loss)
         self.loss += mean
         self.gradient_norm += gradient_norm
         self.num_steps += 1
