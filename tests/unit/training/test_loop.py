@@ -2,20 +2,21 @@
 
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from tests.unit.training.tiny_run import hash_of, tiny_run, tiny_train_config
-from vivero.errors import CheckpointError, TrainingError, ViveroError
+from tests.unit.training.tiny_run import hash_of, tiny_run
+from vivero.errors import CheckpointError
 from vivero.training import loop, resume
 from vivero.training.curves import metric_rows, write_curve
 from vivero.training.progress import Progress
 from vivero.training.signals import Stopped
-from vivero.training.step import batch_at, memory_advice, mixed
+from vivero.training.step import train_step
+from vivero.training.validation import validation_loss
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path):
@@ -88,93 +89,117 @@ def test_goes_on_from_the_last_whole_checkpoint_with_the_same_end(tmp_path: Path
     assert hash_of(again.go().state) == whole
 
 
-@pytest.mark.parametrize("name", ["threads", "cpu capability", "device", "torch", "processes"])
+@pytest.mark.parametrize(
+    "name", ["threads", "cpu capability", "device", "torch", "processes", "num micro batches"]
+)
 def test_other_surroundings_are_called_not_bit_exact(tmp_path: Path, caplog, monkeypatch, name):
-    tiny_run(tmp_path, total_images=24).go()
-    here = resume.surroundings(tiny_run(tmp_path, total_images=24).rig.workers)
+    run = tiny_run(tmp_path, total_images=24).go()
+    here = resume.surroundings(run.rig.workers, run.rig.config)
+    tiny_run(tmp_path, total_images=24)
     assert "not bit-exact" not in caplog.text
-    monkeypatch.setattr(resume, "surroundings", lambda _: {**here, name: "other"})
+    monkeypatch.setattr(resume, "surroundings", lambda *_: {**here, name: "other"})
     tiny_run(tmp_path, total_images=24)
     assert f"not bit-exact: the checkpoint was made in other surroundings ({name} " in caplog.text
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
     run = tiny_run(tmp_path, total_images=24).go()
-    extra = {"weights": {}, "ema": {}, "optimizer": {}}
-    run.outlets.store.save(32, extra, {})
-    with pytest.raises(CheckpointError, match="of another model"):
+    files = {"weights": {}, "ema-16": {}, "ema-8": {}, "optimizer": {}}
+    run.outlets.store.save(32, files, {})
+    with pytest.raises(CheckpointError, match="weights are of another model: 37 tensors were"):
         tiny_run(tmp_path, total_images=24)
 
 
-@pytest.mark.parametrize("begin", [0, 24, 40, 88])
-def test_a_bad_image_stops_the_run_and_is_named(tmp_path: Path, begin: int, monkeypatch):
-    run = tiny_run(tmp_path, log_every_images=96)
-    denoising_loss = loop.train_step.__globals__["denoising_loss"]
-
-    def poisoned(*arguments):
-        losses = denoising_loss(*arguments)
-        if run.state.images_seen == begin:
-            losses = losses * torch.tensor([1, 1, float("nan"), 1, 1, 1, 1, 1])
-        return losses
-
-    monkeypatch.setitem(loop.train_step.__globals__, "denoising_loss", poisoned)
-    with pytest.raises(TrainingError, match=f"after {begin} images is not finite") as caught:
-        run.go()
-    assert "for 1 of its 8 images: disc/" in str(caught.value)
-    assert "(sigma " in str(caught.value)
-    again = tiny_run(tmp_path)  # what is saved is from before
-    assert again.state.images_seen == begin // 24 * 24
-    assert all(bool(torch.isfinite(weight).all()) for weight in again.state.model.parameters())
+def test_a_checkpoint_with_other_averages_is_refused(tmp_path: Path):
+    tiny_run(tmp_path, total_images=24).go()
+    with pytest.raises(CheckpointError, match=r"the checkpoint holds .*'ema-8'.*; expected"):
+        tiny_run(tmp_path, total_images=24, ema_halflives_images=[16])
 
 
-def test_a_bad_gradient_names_its_whole_batch(tmp_path: Path):
+def test_every_average_is_saved_and_goes_on_to_the_same_bits(tmp_path: Path):
+    whole = tiny_run(tmp_path / "whole").go().state
+    tiny_run(tmp_path / "torn").go()
+    shutil.rmtree(tmp_path / "torn" / "checkpoints" / "0000000096")
+    again = tiny_run(tmp_path / "torn").go().state
+    assert again.resumed_from == [72]
+    for halflife in (16, 8):
+        ours, theirs = whole.average_state_dict(halflife), again.average_state_dict(halflife)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(whole.average(16)[0], whole.average(8)[0])
+
+
+def test_an_average_is_what_its_recursion_says(tmp_path: Path):
     run = tiny_run(tmp_path)
-    weight = next(run.state.model.parameters())
-    weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingError, match="the gradient of the batch after 0 images"):
-        run.go()
-    assert not list(tmp_path.glob("checkpoints/*"))
+    mean = [weight.detach().double() for weight in run.state.model.parameters()]
+    for images_seen in range(8, 97, 8):
+        train_step(run.state, run.rig)
+        decay = 0.5 ** (8 / max(1, min(16, 0.1 * images_seen)))  # the warm-up: a tenth of it all
+        weights = [weight.detach().double() for weight in run.state.model.parameters()]
+        mean = [decay * m + (1 - decay) * w for m, w in zip(mean, weights, strict=True)]
+    for got, expected in zip(run.state.average(16), mean, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-6)
 
 
-def test_out_of_memory_says_what_to_change():
-    config = tiny_train_config()
-    for error in (
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        MemoryError(),
-    ):
-        with (
-            pytest.raises(ViveroError, match=r"write train\.batch_images: 4"),
-            memory_advice(config),
-        ):
-            raise error
-    with pytest.raises(RuntimeError, match="channels_last memory format"), memory_advice(config):
-        raise RuntimeError("expected channels_last memory format")
+def test_the_average_with_the_least_validation_loss_comes_first(tmp_path: Path):
+    run = tiny_run(tmp_path).go()
+    losses = loop.loss_by_halflife(run.state, run.rig, run.outlets.bank)
+    assert set(losses) == {16, 8}
+    assert list(losses.values()) == sorted(losses.values())
+    for halflife, average in run.state.averages.items():  # an oracle: a model with these weights
+        twin = tiny_run(tmp_path / "twin").state.model
+        twin.load_state_dict(average, strict=False)
+        objective = run.rig.objective
+        loss = validation_loss(objective.denoiser(twin.eval()), objective.weight, run.outlets.bank)
+        assert losses[halflife] == loss.mean
 
 
-def test_bf16_trains_with_weights_in_float32(tmp_path: Path):
-    run = tiny_run(tmp_path, precision="bf16").go()
-    assert all(weight.dtype == torch.float32 for weight in run.state.model.parameters())
-    rows = metric_rows(run.outlets.tracker.journal.entries(), "train/")
-    assert all(np.isfinite(row["loss"]) for row in rows)
+def test_looking_at_the_averages_changes_no_bit(tmp_path: Path):
+    seldom = tiny_run(tmp_path / "seldom").go().state
+    often = {"validate_every_images": 8, "preview_every_images": 8, "checkpoint_every_images": 8}
+    assert hash_of(tiny_run(tmp_path / "often", **often).go().state) == hash_of(seldom)
 
 
-def test_bf16_runs_the_network_in_bf16():
-    layer, seen = torch.nn.Linear(2, 2), []
-    layer.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
-    network = mixed(lambda scaled, *_: layer(scaled), torch.device("cpu"), "bf16")
-    output = network(torch.ones(1, 2), torch.zeros(1), torch.zeros(1))
-    assert seen == [torch.bfloat16]
-    assert output.dtype == torch.float32
+STOPPING = {
+    **{"early_stopping_images": 48, "validate_every_images": 24, "total_images": 480},
+    **{"keep_checkpoints": 1, "learning_rate_schedule": "constant", "max_loss_jump": 1e9},
+}
+
+
+def test_stops_early_when_patience_is_over_and_the_best_is_kept(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    run = tiny_run(tmp_path, **STOPPING, learning_rate=0.3).go()
+    rows = metric_rows(run.outlets.tracker.journal.entries(), "validation/")
+    losses = {int(row["images_seen"]): row["loss"] for row in rows}
+    best_at = min(losses, key=losses.get)
+    assert run.state.images_seen == best_at + 48 < 480
+    assert f"at {best_at:,} images) for 48 images; the weights of that moment" in caplog.text
+    best = run.outlets.store.best()
+    assert best is not None
+    assert best.facts["images_seen"] == best_at
+    assert best.facts["validation_loss"] == losses[best_at] < losses[run.state.images_seen]
+
+
+def test_a_run_that_stopped_early_is_complete(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    first = tiny_run(tmp_path, **STOPPING, learning_rate=0.3).go().state
+    again = tiny_run(tmp_path, **STOPPING, learning_rate=0.3).go().state
+    assert "training is complete" in caplog.text
+    assert hash_of(again) == hash_of(first)
+
+
+def test_a_run_that_improves_is_not_stopped(tmp_path: Path):
+    run = tiny_run(tmp_path, **STOPPING, learning_rate=0.1).go()
+    assert run.state.images_seen == 480
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(tmp_path: Path):
     run = tiny_run(tmp_path)
-    first, again = batch_at(64, run.rig), batch_at(64, run.rig)
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[2].noise, again[2].noise)
-    assert first[0].min() >= -1
-    assert first[0].max() <= 1
+    first, again = run.rig.batches.at(64), run.rig.batches.at(64)
+    assert torch.equal(first.clean, again.clean)
+    assert torch.equal(first.labels, again.labels)
+    assert torch.equal(first.draw.noise, again.draw.noise)
+    assert first.clean.min() >= -1
+    assert first.clean.max() <= 1
 
 
 def test_progress_is_a_sentence_where_there_is_no_terminal(caplog, monkeypatch):
