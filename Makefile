@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow bench bench-train check format ui lock clean
+.PHONY: help setup demo data reproduce test test-slow bench bench-train bench-scaling check format ui lock clean
 
 VENV := .venv
 PYTHON ?= python3
@@ -51,11 +51,14 @@ test: setup  ## tests of everything, under 10 minutes on 2 cores
 test-slow: setup  ## the long proofs
 	$(BIN)/pytest -m slow
 
-bench: bench-train  ## all measurements of speed
+bench: bench-train bench-scaling  ## all measurements of speed
 
 bench-train: setup  ## our loop against the hardware's peak and the usual loop; 1 = target missed
 	@$(BIN)/vivero prepare-data
 	@$(BIN)/python -m bench.train_speed
+
+bench-scaling: setup  ## how the cost grows with processes, model, batch and resolution
+	@$(BIN)/python -m bench.scaling
 
 format: setup  ## put the code into form
 	$(BIN)/ruff check --fix .

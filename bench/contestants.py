@@ -55,6 +55,7 @@ def bench_config(precision: str, num_steps: int) -> Config:
         "warmup_images": BATCH_IMAGES,
         "log_every_images": 10 * BATCH_IMAGES,
         "num_processes": 1,
+        "compile": torch.cuda.is_available(),
         "model": config.train.model.model_copy(update={"channels": CHANNELS}),
         **beats,
     }
