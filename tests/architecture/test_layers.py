@@ -33,6 +33,7 @@ def test_the_layers_hold():
         ("diffusion/schedules.py", "import vivero.training.loop", "Layers import downwards only"),
         ("models/build.py", "import vivero.data.split", "Layers import downwards only"),
         ("training/loop.py", "import mlflow", "One door per vendor: MLflow"),
+        ("training/loop.py", "import ray", "One door per vendor: Ray"),
         ("stages/evaluate.py", "import timm", "One door per vendor: clean-fid"),
         ("diffusion/samplers.py", "import pathlib", "The mathematics of diffusion is pure"),
         ("stages/train.py", "import prefect", "Prefect stays outside the package"),
