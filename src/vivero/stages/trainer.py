@@ -194,18 +194,19 @@ def write_outputs(inputs: TrainInputs, trained: Trained) -> None:
     )
     final = write_record(inputs.run_dir, out_dir)
     num_parameters = num_parameters_of(trained)
+    halflife_images, validation_loss = next(iter(trained.validation_losses.items()))
     summary = {
         "stage": STAGE,
         "seconds": round(state.train_s, 1),
         "made": f"a denoiser of {num_parameters / 1e6:.2f} M parameters from "
-        f"{state.images_seen:,} images; validation loss {final['validation']:.4f}",
+        f"{state.images_seen:,} images; validation loss {validation_loss:.4f}",
         "total_images": state.images_seen,
         "images_per_s": round(state.images_seen / state.train_s, 1),
         "peak_memory_bytes": peak_memory_bytes(),
         "train_loss": final["loss"],
-        "validation_loss": final["validation"],
+        "validation_loss": validation_loss,
         "validation_loss_by_halflife": {str(k): v for k, v in trained.validation_losses.items()},
-        "ema_halflife_images": next(iter(trained.validation_losses)),
+        "ema_halflife_images": halflife_images,
         "num_parameters": num_parameters,
         "weights_sha256": weights_sha256,
         "resumed_from": state.resumed_from,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vivero.config.schema import TrainConfig
-from vivero.errors import CheckpointError
+from vivero.errors import CheckpointError, ConfigError
 from vivero.training.clipping import whole
 from vivero.training.ema import ema_decay, update_ema
 
@@ -198,9 +198,15 @@ def start_from(state: TrainState, weights: Mapping[str, Tensor]) -> None:
     """Begin with the weights of another model of the same shape, in the averages as well.
 
     Raises:
-        CheckpointError: When names or shapes are not this model's.
+        ConfigError: When names or shapes are not this model's.
     """
-    _copy_into(state.model.state_dict(), weights, "initial weights")
+    try:
+        _copy_into(state.model.state_dict(), weights, "its weights")
+    except CheckpointError as error:
+        raise ConfigError(
+            f"train.initial_model does not fit train.model and the prepared images: {error}. Write "
+            f"the train.model it was trained with (it stands in its config.json), or null"
+        ) from error
     for average in state.averages.values():
         for name, weight in state.model.named_parameters():
             local(average[name]).copy_(local(weight))
