@@ -42,6 +42,11 @@ TUNING = {
     "glibc.malloc.trim_threshold=8000000000",
 }
 
+# torchrun keeps its store over restarts (torch 2.13), and with it the addresses of the processes
+# that died: whoever reads them before they are overwritten waits for half an hour. With this each
+# start has a store of its own.
+RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +106,7 @@ def supervise(
     """
     for restart in range(max_restarts + 1):
         folder = Path(tempfile.mkdtemp(prefix="vivero-trainer-"))
-        env = {**TUNING, **os.environ, TRAINER_DIR: str(folder)}
+        env = {**TUNING, **RESTARTABLE, **os.environ, TRAINER_DIR: str(folder)}
         watch = HeartbeatWatch(folder, NUM_MISSED_BEATS * heartbeat_s)
         try:
             exit_code = run_in_group(
