@@ -24,6 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from vivero.config.schema import TrainConfig
 from vivero.errors import ConfigError
 
+# Beside a GPU's gradients the processes agree on small things, which gloo does without the GPU.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +98,7 @@ class Workers:
         """The largest of the values that the processes give."""
         if self.num_processes == 1:
             return value
-        shared = torch.tensor(value, device=self.device)
+        shared = torch.tensor(value)  # on the CPU: asked at every step, it may not wait for a GPU
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
@@ -155,10 +158,9 @@ def join_workers() -> Iterator[Workers]:
         return
     is_ours = not dist.is_initialized()  # Ray has opened its group already and closes it itself
     device = _own_device()
-    if is_ours and device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
-    elif is_ours:
-        dist.init_process_group("gloo")
+    if is_ours:
+        device_id = device if device.type == "cuda" else None
+        dist.init_process_group(BACKENDS[device.type], device_id=device_id)
     try:
         yield Workers(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from vivero.errors import ConfigError, TrainingError, ViveroError
+from vivero.training.distributed import BACKENDS
 
 RUN_NAME = "ray_train"
 PATIENCE_S = 10.0  # for a cluster to answer
@@ -56,17 +57,17 @@ def train_on_ray(
             ScalingConfig,
             TrainingFailedError,
         )
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ConfigError("Ray is not installed; run: pip install 'vivero[ray]'") from error
 
     start_or_join(num_workers)
+    use_gpu = torch.cuda.is_available()
     try:
         TorchTrainer(
             body,
-            scaling_config=ScalingConfig(
-                num_workers=num_workers, use_gpu=torch.cuda.is_available()
-            ),
+            torch_config=TorchConfig(backend=BACKENDS["cuda" if use_gpu else "cpu"]),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
             run_config=RunConfig(
                 name=RUN_NAME,
                 storage_path=str(storage_dir),
