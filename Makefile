@@ -1,9 +1,10 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow bench bench-train bench-scaling check format ui lock clean
+.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling check format ui lock clean
 
 VENV := .venv
 PYTHON ?= python3
+KILLS ?= 20
 BIN := $(CURDIR)/$(VENV)/bin
 # uv reads no pip configuration; where pip is told of a folder of wheels, uv is told too.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -59,6 +60,9 @@ bench-train: setup  ## our loop against the hardware's peak and the usual loop; 
 
 bench-scaling: setup  ## how the cost grows with processes, model, batch and resolution
 	@$(BIN)/python -m bench.scaling
+
+prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
+	@KILLS=$(KILLS) $(BIN)/python -m tests.proofs.prove_resume
 
 format: setup  ## put the code into form
 	$(BIN)/ruff check --fix .

@@ -55,8 +55,8 @@ TINY_MODEL = {
 
 def tiny_train_config(**changes: object) -> TrainConfig:
     values = YAML(typ="safe").load(PARAMS.read_text())["train"]
-    values |= {**TINY, **changes}
-    values["model"] |= TINY_MODEL
+    model = {**values["model"], **TINY_MODEL, **changes.pop("model", {})}
+    values |= {**TINY, **changes, "model": model}
     return TrainConfig.model_validate(values)
 
 

@@ -1,0 +1,1 @@
+"""Proofs: programs and tests that break a training on purpose and compare what comes of it."""
