@@ -7,8 +7,9 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from vivero.config.schema import TrainConfig
 from vivero.models.build import build_model, save_memory
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.tracker import MemoryTracker
-from vivero.training.batches import Batches
+from vivero.training.batches import Batch, Batches
 from vivero.training.checkpoints import CheckpointStore
 from vivero.training.distributed import Workers, alone, join_workers
 from vivero.training.feed import Feed
@@ -133,16 +134,51 @@ def optimizer_bytes(state: TrainState) -> int:
     return sum(local(tensor).nbytes for tensor in moments)
 
 
+@dataclass(frozen=True)
+class SeenBatches(Batches):
+    """Batches that leave a trace, in FOLDER/seen-<rank>.jsonl: [begin, a hash of each image].
+
+    In its first life, rank 1 ends itself by SIGKILL before the batch that begins at die_at.
+    """
+
+    folder: Path = Path()
+    die_at: int | None = None
+
+    def made(self, begin: int) -> Batch:
+        """A batch, of which images, labels and noise are hashed together."""
+        batch, rank = super().made(begin), self.workers.rank
+        if begin == self.die_at and rank == 1 and not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        tensors = (batch.clean, batch.labels, batch.draw.noise, batch.draw.sigma)
+        rows = (b"".join(t.numpy().tobytes() for t in row) for row in zip(*tensors, strict=True))
+        line = json.dumps([begin, [hashlib.sha256(row).hexdigest()[:12] for row in rows]])
+        with (self.folder / f"seen-{rank}.jsonl").open("a") as file:
+            file.write(f"{line}\n")
+        return batch
+
+
+def traced(run: TinyRun, folder: Path, die_at: int | None = None) -> TinyRun:
+    """The run, whose batches leave a trace in a folder."""
+    rig = run.rig
+    batches = SeenBatches(
+        rig.config, rig.workers, rig.batches.feed, rig.objective, folder=folder, die_at=die_at
+    )
+    run.rig = replace(rig, batches=batches)
+    return run
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     changes = {key: json.loads(value) for key, value in (a.split("=") for a in sys.argv[2:])}
+    die_at = changes.pop("die_at", None)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"started-{os.getpid()}").touch()
     with join_workers() as workers:
         try:
-            run = tiny_run(folder, workers, **changes).go()
+            run = traced(tiny_run(folder, workers, **changes), folder, die_at).go()
         except Stopped as stop:
             sys.stderr.write(f"{stop}\n")
             sys.exit(stop.exit_code)
