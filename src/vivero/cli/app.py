@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vivero.cli import data, experiments, models
+from vivero.cli import data, experiments, models, training
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE
 
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 models.add_to(app)
 experiments.add_to(app)
+training.add_to(app)
 
 
 @app.command()
