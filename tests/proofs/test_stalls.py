@@ -1,0 +1,116 @@
+"""Saving costs next to nothing: the disk is written beside the training, from a copy.
+
+All figures are ratios within one run, which a busy machine changes little.
+"""
+
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.training.tiny_run import TinyRun, tiny_run
+
+BATCH_IMAGES = 8
+MAX_OVERHEAD = 0.02
+FEW_MB = {"channels": [64, 64], "blocks_per_level": 2}
+NEVER = 800_000
+
+
+class Clock:
+    """Times at which the steps of a run began, by images seen."""
+
+    def __init__(self, run: TinyRun) -> None:
+        self.began_at: dict[int, float] = {}
+        self.saved_at: list[int] = []
+        self._state = run.state
+        self.run = replace(run, rig=replace(run.rig, phase=self._phase))
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        if name == "batch":
+            self.began_at[self._state.images_seen] = time.monotonic()
+        if name == "checkpoint":
+            self.saved_at.append(self._state.images_seen)
+        yield
+
+    def steps_s(self) -> dict[int, float]:
+        """Seconds from the beginning of a step to that of the next, saving included."""
+        clocks = sorted(self.began_at)
+        pairs = itertools.pairwise(clocks)
+        return {begin: self.began_at[end] - self.began_at[begin] for begin, end in pairs}
+
+
+def timed_run(folder: Path, num_steps: int, save_every_steps: int) -> Clock:
+    run = tiny_run(
+        folder,
+        model=FEW_MB,
+        total_images=num_steps * BATCH_IMAGES,
+        checkpoint_every_images=save_every_steps * BATCH_IMAGES,
+        log_every_images=NEVER,
+        validate_every_images=NEVER,
+        preview_every_images=NEVER,
+    )
+    clock = Clock(run)
+    clock.run.go()
+    return clock
+
+
+def size_bytes(folder: Path) -> int:
+    newest_dir = max((folder / "checkpoints").iterdir())
+    return sum(path.stat().st_size for path in newest_dir.iterdir())
+
+
+def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fsync = os.fsync
+    flushing: list[tuple[float, float]] = []
+
+    def slow_fsync(descriptor: int) -> None:
+        began_at = time.monotonic()
+        time.sleep(0.2)
+        fsync(descriptor)
+        flushing.append((began_at, time.monotonic()))
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    clock = timed_run(tmp_path, num_steps=100, save_every_steps=40)
+    steps_s = clock.steps_s()
+    during = [
+        begin
+        for begin, at in clock.began_at.items()
+        if any(since < at < until for since, until in flushing)
+    ]
+    stalls_s = [steps_s[saved - BATCH_IMAGES] for saved in clock.saved_at if saved in steps_s]
+    usual_s = statistics.median(steps_s.values())
+    assert len(stalls_s) == 2
+    assert len(during) >= 10, "training waited for the disk"
+    assert max(stalls_s) < max(2 * usual_s, 0.2), "a step waited for the disk"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_save_of_megabytes_stalls_no_step_and_costs_two_percent_at_most(tmp_path: Path):
+    every, num_pairs = 200, 8  # a hundred steps with the writer beside them, a hundred without
+    clock = timed_run(tmp_path, num_steps=every * (num_pairs + 1), save_every_steps=every)
+    steps_s = clock.steps_s()
+
+    def spent_s(first: int) -> float:
+        begins = range(first * BATCH_IMAGES, (first + 100) * BATCH_IMAGES, BATCH_IMAGES)
+        return sum(steps_s[begin] for begin in begins)
+
+    saves = [every * pair - 1 for pair in range(1, num_pairs + 1)]  # saved within this step
+    overhead = statistics.median(spent_s(save) / spent_s(save + 100) for save in saves) - 1
+    usual_s = statistics.median(steps_s.values())
+    stall = statistics.median(steps_s[save * BATCH_IMAGES] / usual_s for save in saves) - 1
+    sys.stdout.write(
+        f"{size_bytes(tmp_path) / 1e6:.1f} MB, step {1000 * usual_s:.1f} ms, "
+        f"overhead {100 * overhead:.2f} %, stall {stall:.2f} steps\n"
+    )
+    assert size_bytes(tmp_path) > 2e6
+    assert stall < 1
+    assert overhead <= MAX_OVERHEAD
