@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +30,7 @@ from vivero.data.prepared import (
 from vivero.errors import DataError
 from vivero.files import read_json, sha256_of_file
 from vivero.registry.bundle import load_bundle
-from vivero.stages import train
+from vivero.stages import trainer
 
 CLASS_NAMES = ["dot", "ring"]
 REPOSITORY = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_writes_everything_that_later_stages_read(root: Path, tiny_config: Config):
-    train.run(tiny_config, root)
+    trainer.run(tiny_config, root)
     out_dir = root / "artifacts" / "train"
     summary = read_json(out_dir / "summary.json")
     bundle = load_bundle(out_dir / "bundle")
@@ -90,10 +92,10 @@ SUMMARY_OF = {"loss": "train_loss", "validation": "validation_loss"}
 
 
 def test_again_repeats_no_step_and_writes_the_same_weights(root, tiny_config, caplog):
-    train.run(tiny_config, root)
+    trainer.run(tiny_config, root)
     first = read_json(root / "artifacts/train/summary.json")["weights_sha256"]
     caplog.set_level("INFO")
-    train.run(tiny_config, root)
+    trainer.run(tiny_config, root)
     assert "no step is repeated" in caplog.text
     assert read_json(root / "artifacts/train/summary.json")["weights_sha256"] == first
 
@@ -103,7 +105,7 @@ def test_other_sampling_settings_need_no_new_training(
 ):
     caplog.set_level("INFO")
     for guidance in (1.0, 3.0):
-        train.run(config_factory({"train.sampling.guidance": guidance}), root)
+        trainer.run(config_factory({"train.sampling.guidance": guidance}), root)
         bundle = load_bundle(root / "artifacts/train/bundle")
         assert bundle.sampling_defaults["guidance"] == guidance
     assert "no step is repeated" in caplog.text
@@ -111,19 +113,30 @@ def test_other_sampling_settings_need_no_new_training(
 
 def test_images_without_labels_make_a_model_without_classes(tmp_path: Path, config_factory):
     write_prepared(tmp_path, [])
-    train.run(config_factory({"train.total_images": 32}), tmp_path)
+    trainer.run(config_factory({"train.total_images": 32}), tmp_path)
     assert load_bundle(tmp_path / "artifacts/train/bundle").class_names == []
 
 
 def test_an_empty_split_says_what_to_do(tmp_path: Path, tiny_config: Config):
     write_prepared(tmp_path, CLASS_NAMES, num_validation=0)
     with pytest.raises(DataError, match="the validation split of dots has no image"):
-        train.run(tiny_config, tmp_path)
+        trainer.run(tiny_config, tmp_path)
 
 
 def write_params(root: Path, config: Config) -> None:
     with (root / "params.yaml").open("w") as file:
         YAML().dump(config.model_dump(by_alias=True, mode="json"), file)
+
+
+def start_stage(root: Path, config: Config) -> "subprocess.Popen[str]":
+    write_params(root, config)
+    return subprocess.Popen(
+        [sys.executable, "-m", "vivero.stages.train"],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -136,31 +149,102 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def saved_in(root: Path) -> list[int]:
+    """The clocks of the checkpoints."""
+    return sorted(int(p.parent.name) for p in root.glob("work/checkpoints/*/0*/manifest.json"))
+
+
+def wait_while(is_so: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait while it is so and the process runs."""
+    while process.poll() is None and is_so():
+        time.sleep(0.05)
+
+
+def pid_of(who: str, supervisor_pid: int) -> int:
+    """The supervisor itself, its torchrun, or the first trainer."""
+    children = psutil.Process(supervisor_pid).children(recursive=True)
+    commands = {child.pid: " ".join(child.cmdline()) for child in children}
+    pids = {
+        "torchrun": [pid for pid, line in commands.items() if "torch.distributed.run" in line],
+        "trainer": [
+            pid for pid, line in commands.items() if line.endswith("-m vivero.stages.train")
+            and "torch.distributed.run" not in line
+        ],
+        "supervisor": [supervisor_pid],
+    }  # fmt: skip
+    return pids[who][0]
+
+
+ENDLESS = {"train.total_images": 800_000, "train.validate_every_images": 800_000}
+STOPPED = re.compile(
+    r"train: stopped by SIGTERM after ([\d,]+) images; a checkpoint is saved, "
+    r"run the same command again to go on"
+)
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "who"),
+    [
+        (1, "supervisor"),
+        pytest.param(1, "trainer", marks=slow),
+        pytest.param(2, "supervisor", marks=slow),
+        pytest.param(2, "torchrun", marks=slow),
+        pytest.param(2, "trainer", marks=slow),
+    ],
+)
+def test_sigterm_saves_this_very_step_and_exits_at_once(
+    root: Path, config_factory: Callable[..., Config], num_processes: int, who: str
+):
+    rarely = {"train.checkpoint_every_images": 80_000, "train.preview_every_images": 800_000}
+    config = config_factory({**ENDLESS, **rarely, "train.num_processes": num_processes})
+    process = start_stage(root, config)
+    journals = "work/checkpoints/*/journal.jsonl"
+    wait_while(
+        lambda: not any("train/loss" in path.read_text() for path in root.glob(journals)), process
+    )
+    os.kill(pid_of(who, process.pid), signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, said[-3000:]
+    images_seen = [int(number.replace(",", "")) for number in STOPPED.findall(said)]
+    assert len(images_seen) == 1, said[-3000:]
+    assert saved_in(root) == images_seen
+
+
+def test_sigterm_before_the_first_step_ends_at_once(
+    root: Path, config_factory: Callable[..., Config]
+):
+    process = start_stage(root, config_factory(ENDLESS))
+
+    def is_not_ready() -> bool:  # the handler of SIGTERM, bit 14, is there before torch is
+        with contextlib.suppress(OSError, IndexError):
+            status = Path(f"/proc/{pid_of('trainer', process.pid)}/status").read_text()
+            return not int(status.partition("SigCgt:")[2].split()[0], 16) >> 14 & 1
+        return True
+
+    wait_while(is_not_ready, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143, said[-3000:]
+    assert "stopped by SIGTERM between steps; run the same command again to go on" in said
+    assert saved_in(root) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_stopping_the_stage_leaves_a_checkpoint_and_no_process(
     root: Path, config_factory: Callable[..., Config], num_processes: int, number: int
 ):
-    changes = {"train.num_processes": num_processes, "train.total_images": 800_000}
-    write_params(root, config_factory(changes))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vivero.stages.train"],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    checkpoints = "work/checkpoints/*/0*/manifest.json"
-    while process.poll() is None and not list(root.glob(checkpoints)):
-        time.sleep(0.1)
+    process = start_stage(root, config_factory({**ENDLESS, "train.num_processes": num_processes}))
+    wait_while(lambda: not saved_in(root), process)
     process.send_signal(number)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), said[-2000:]
     if number != signal.SIGKILL:
         assert "run the same command again to go on" in said
-    assert list(root.glob(checkpoints))
-    deadline = time.monotonic() + 5
+    assert saved_in(root)
+    deadline = time.monotonic() + 8
     while processes_in(root) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_in(root)
