@@ -1,7 +1,8 @@
 """Several gloo processes train as one process does on the joint batch, up to rounding.
 
-Measured over 12 steps, of weights up to 2.6: with DDP, with DDP and micro-batches, with FSDP2 and
-from one process to two and back no weight differs by more than 9e-7 from the run of one process.
+Measured over 12 steps, of weights up to 2.6, the largest difference of a weight to the run of one
+process: DDP 8.8e-7, DDP with two micro-batches 1.4e-6, FSDP2 8.8e-7, one process for 72 images and
+then FSDP2 7.5e-9.
 Each of them, run again, killed or not, gives its own bits. The labels have three rows, which two
 processes cannot cut evenly.
 """
