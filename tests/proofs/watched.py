@@ -98,6 +98,7 @@ def by_supervisor(
         supervise(
             [*command, str(folder)],
             REPOSITORY,
+            num_processes=num_processes,
             heartbeat_s=HEARTBEAT_S,
             max_restarts=len(faults) if max_restarts is None else max_restarts,
             hint="",
@@ -113,6 +114,7 @@ def with_a_long_step(folder: Path, long_s: float) -> Struck:
         supervise(
             [sys.executable, "-m", MODULE, str(folder)],
             REPOSITORY,
+            num_processes=1,
             heartbeat_s=HEARTBEAT_S,
             max_restarts=3,
             hint="",

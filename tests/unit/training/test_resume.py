@@ -10,8 +10,6 @@ import torch
 
 from tests.unit.training.tiny_run import tiny_run
 from vivero.errors import CheckpointError
-from vivero.training.distributed import Workers
-from vivero.training.resume import resume
 
 REPOSITORY = Path(__file__).parents[3]
 SHORT = {"total_images": 24, "checkpoint_every_images": 24}
@@ -67,13 +65,9 @@ def test_other_threads_here_are_labelled(trained: Path, caplog):
     assert NOT_EXACT.format("threads 1 -> 2)") in caplog.text
 
 
-def test_another_number_of_processes_or_micro_batches_here_is_labelled(trained: Path, caplog):
+def test_another_number_of_micro_batches_here_is_labelled(trained: Path, caplog):
     tiny_run(trained, **SHORT, num_micro_batches=2)
     assert NOT_EXACT.format("num micro batches 1 -> 2)") in caplog.text
-    caplog.clear()
-    run = tiny_run(trained, **SHORT)
-    resume(run.state, run.outlets.store, Workers(0, 2, torch.device("cpu")), run.rig.config)
-    assert NOT_EXACT.format("processes 1 -> 2)") in caplog.text
 
 
 def test_another_kind_of_processor_is_labelled(trained: Path):
