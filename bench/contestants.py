@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.hardware import wait
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
 from vivero.config.schema import Config
@@ -177,6 +178,7 @@ def moments_of_the_usual(inputs: TrainInputs, folder: Path) -> list[float]:
     """When each step of the usual loop began."""
     moments = []
     for _ in usual_steps(inputs, folder):
+        wait(alone().device)
         moments.append(time.perf_counter())
         if len(moments) * BATCH_IMAGES >= inputs.config.train.total_images:
             break
@@ -189,6 +191,7 @@ def moments_of_ours(inputs: TrainInputs, folder: Path) -> list[float]:
 
     def phase(name: str) -> contextlib.AbstractContextManager[None]:
         if name == "batch":
+            wait(workers.device)
             moments.append(time.perf_counter())
         return contextlib.nullcontext()
 

@@ -56,6 +56,9 @@ class Case:
     sharding: str = "none"
 
 
+# Parameters, and operations of forward and backward on a 32 px image, of the three sizes below.
+MODELED = ((1_711_396, 0.85e9), (5_910_000, 3.36e9), (22_020_000, 13.2e9))
+
 TABLES = {
     "Processes, on the same two cores": {
         "1 process, 2 threads": Case(),
@@ -209,6 +212,32 @@ def cost_table(title: str, rows: dict[str, Figures]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cluster_table() -> str:
+    """The short model for 8 and 64 GPUs as Markdown."""
+    lines = [
+        "### A short model of 64 GPUs",
+        "",
+        "| parameters | images on a GPU | bytes sent, 64 GPUs | computing, ms | exchanging, ms "
+        "| 8 GPUs | 64 GPUs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    cluster = Cluster()
+    for num_parameters, flops_per_image in MODELED:
+        for num_images in (64, 512):
+            flops = flops_per_image * num_images
+            sent = exchanged_bytes(num_parameters, 64)
+            spans = [
+                "{:.2f} to {:.2f}".format(*efficiency(flops, num_parameters, n, cluster))
+                for n in (8, 64)
+            ]
+            lines.append(
+                f"| {num_parameters / 1e6:.2f} M | {num_images} | {sent / 1e6:.1f} MB | "
+                f"{1000 * flops / cluster.flops_per_s:.2f} | "
+                f"{1000 * sent / cluster.bytes_per_s:.2f} | {spans[0]} | {spans[1]} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure every case and write work/bench/scaling.md; with a case as JSON, that one here."""
     if len(sys.argv) > 1:
@@ -223,6 +252,7 @@ def main() -> None:
         cost_table(title, {name: known[case] for name, case in rows.items()})
         for title, rows in TABLES.items()
     )
+    text += "\n" + cluster_table()
     out_path = work_dir(project_dir()) / "bench" / "scaling.md"
     write_text(out_path, text)
     sys.stdout.write(f"{text}\nin {out_path}\n")

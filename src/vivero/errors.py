@@ -4,7 +4,7 @@ ViveroError
 ├── ConfigError          params.yaml or the environment is wrong
 ├── DataError            an image, a shard or a manifest is wrong
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
-├── TrainingError        the loss or a gradient stopped being a number
+├── TrainingError        training went wrong: bad numbers, a killed, frozen or second trainer
 ├── BundleError          a model bundle is missing, altered or not loadable
 ├── SamplingError        a model gave something that is not a finite number
 ├── ExtractorError       a feature extractor's weights are missing or not what they should be
@@ -34,7 +34,7 @@ class CheckpointError(ViveroError):
 
 
 class TrainingError(ViveroError):
-    """The loss or a gradient stopped being a finite number."""
+    """Training went wrong: bad numbers, or a trainer that was killed, froze or is not alone."""
 
 
 class BundleError(ViveroError):

@@ -162,6 +162,27 @@ def _end_group(
             return
         except subprocess.TimeoutExpired:
             continue
+        if _has_ended(process.pid, patience_s):  # the others of the group, too
+            return
+
+
+def _has_ended(group: int, patience_s: float) -> bool:
+    """Whether all processes of a group end within some time; DVC ends before its stage does."""
+    give_up_at = time.monotonic() + patience_s
+    while time.monotonic() < give_up_at:
+        members = [pid for pid in psutil.pids() if _group_of(pid) == group]
+        if not members:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _group_of(pid: int) -> int:
+    """Group of a process that runs; 0 for one that has ended."""
+    with contextlib.suppress(OSError, psutil.NoSuchProcess):
+        if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            return os.getpgid(pid)
+    return 0
 
 
 def _kill_what_it_started(pid: int) -> None:

@@ -15,7 +15,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.files import read_json
 from vivero.processes import run_in_group
-from vivero.training.supervision import TUNING
+from vivero.training.supervision import PATIENCE_S, TUNING
 
 QUIET = {
     "DVC_NO_ANALYTICS": "1",
@@ -48,7 +48,7 @@ def run_experiment(force: bool) -> int:
     seconds_data = ensure_data(root)
     options = ["--force"] if force else []
     command = [sys.executable, str(root / "pipelines" / "experiment.py"), *options]
-    exit_code = run_in_group(command, cwd=root, env=child_environment(root))
+    exit_code = run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
     if exit_code == 0:
         _print_result(root, {"data": seconds_data, **read_json(work_dir(root) / "experiment.json")})
     return exit_code
@@ -65,7 +65,7 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
         ensure_data(root)
         options = ["--force", "--single-item"] if force else []
         command = [sys.executable, "-m", "dvc", "repro", *options, stage]
-    return run_in_group(command, cwd=root, env=child_environment(root))
+    return run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
 
 
 def profile_training() -> int:

@@ -194,12 +194,18 @@ class TrainConfig(Section):
             )
         return self
 
+    def for_processes(self, num_processes: int) -> Self:
+        """The same settings for as many processes as there really are.
+
+        Raises:
+            ValueError: When the batch does not divide among them.
+        """
+        return type(self).model_validate({**self.model_dump(), "num_processes": num_processes})
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if len(set(self.ema_halflives_images)) < len(self.ema_halflives_images):
             raise ValueError("ema_halflives_images must differ from each other")
-        if self.sharding == "full" and self.num_processes == 1:
-            raise ValueError("sharding: full needs num_processes above 1; write sharding: none")
         if self.sharding == "full" and self.precision == "fp16":
             raise ValueError(
                 "precision: fp16 does not go with sharding: full; write precision: bf16"

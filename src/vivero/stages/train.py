@@ -35,6 +35,7 @@ def run(config: TrainConfig, root: Path) -> None:
     supervise(
         trainer_command(config),
         root,
+        num_processes=config.num_processes,
         heartbeat_s=config.heartbeat_s,
         max_restarts=config.max_restarts,
         hint="see train.num_micro_batches and train.gradient_checkpointing in params.yaml; "

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from torch import Tensor
 
 from vivero.config.environment import read_environment
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config, TrainConfig
-from vivero.errors import TrainingError, ViveroError
+from vivero.errors import CheckpointError, ConfigError, TrackingError, TrainingError, ViveroError
 from vivero.evaluation.grids import save_grid
 from vivero.files import write_json
 from vivero.models.build import build_model, save_memory
-from vivero.processes import die_with_parent, speak_of_our_own
+from vivero.processes import UNREACHABLE_EXIT_CODE, die_with_parent, speak_of_our_own
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import bundle_config
 from vivero.registry.card import CardFacts, model_card
@@ -37,15 +38,15 @@ from vivero.training.loss import build_objective
 from vivero.training.previews import Previews, preview_spec
 from vivero.training.profiling import PhaseShare, profile_training, share_of_the_rest
 from vivero.training.record import tracked, write_record
-from vivero.training.resume import restore, resume
+from vivero.training.resume import resume
 from vivero.training.signals import Stopped
-from vivero.training.state import TrainState, new_train_state, start_from
+from vivero.training.state import TrainState, new_train_state, restore_tensors, start_from
 from vivero.training.step import Rig, build_rig
 from vivero.training.supervision import end_on_purpose, has_ended_on_purpose, heartbeat
 from vivero.training.validation import ValidationBank, build_validation_bank
 
 STAGE = "train"
-LOCK_TIMEOUT_S = 60.0  # a trainer whose parent was killed ends within seconds
+LOCK_TIMEOUT_S = 120.0  # a trainer whose parent was killed ends within seconds
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,28 @@ class Trained:
 def run(config: Config, root: Path) -> None:
     """Train, or go on training, and write artifacts/train."""
     with join_workers() as workers:
+        config = config.model_copy(update={"train": config_of(config.train, workers)})
         inputs = read_inputs(config, root, initial_model(config.train, root))
+        refuse_other_inputs(inputs, workers)
         with only_trainer_of(inputs, workers):
             trained = train_model(inputs, workers)
             if workers.is_first:
                 write_outputs(inputs, trained)
+
+
+def config_of(config: TrainConfig, workers: Workers) -> TrainConfig:
+    """The settings for as many workers as a cluster has started, whatever params.yaml says.
+
+    Raises:
+        ConfigError: When they do not fit.
+    """
+    if config.sharding == "full" and workers.num_processes == 1:
+        raise ConfigError("train.sharding: full needs several processes; write sharding: none")
+    try:
+        return config.for_processes(workers.num_processes)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{workers.num_processes} processes train: {reason}") from error
 
 
 def initial_model(config: TrainConfig, root: Path) -> InitialModel | None:
@@ -84,6 +102,21 @@ def initial_model(config: TrainConfig, root: Path) -> InitialModel | None:
     bundle = load_bundle(resolve_model(config.initial_model, root))
     weights = bundle.network.state_dict()
     return InitialModel(config.initial_model, bundle.weights_sha256, weights)
+
+
+def refuse_other_inputs(inputs: TrainInputs, workers: Workers) -> None:
+    """Stop when this process sees other inputs than the first one.
+
+    Raises:
+        TrainingError: Says how they differ.
+    """
+    first = workers.word_of_the_first(inputs.run_key)
+    if inputs.run_key != first:
+        raise TrainingError(
+            f"process {workers.rank} would train {inputs.run_key}, the first one {first}: they see "
+            f"other settings, images, code or another initial_model. Start all of them in the same "
+            f"folder, and name a version (models:/name/3) instead of an alias that moves"
+        )
 
 
 def only_trainer_of(inputs: TrainInputs, workers: Workers) -> AbstractContextManager[object]:
@@ -98,18 +131,18 @@ def only_trainer_of(inputs: TrainInputs, workers: Workers) -> AbstractContextMan
     inputs.run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(inputs.run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         log.warning("another training of these inputs is running; waiting for it to end")
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
+            held = lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise TrainingError(
                 f"another training of these very inputs is still running; it holds "
                 f"{lock.lock_file}. Wait for it, or end it, and run the same command again"
             ) from None
     workers.wait()
-    return lock  # leaving its context releases it
+    return held  # leaving its context releases the lock
 
 
 def train_model(inputs: TrainInputs, workers: Workers) -> Trained:
@@ -124,11 +157,27 @@ def train_model(inputs: TrainInputs, workers: Workers) -> Trained:
     with tracked(inputs, workers) as tracker:
         train(state, rig, Outlets(tracker, store, bank, new_previews(inputs, rig)))
     workers.wait()  # until the first one has written the last checkpoint
-    if state.has_stopped_early and (best := store.best()):
-        restore(state, best, workers)
+    if state.has_stopped_early:
+        take_best(state, store)
     losses = loss_by_halflife(state, rig, bank)
     weights = state.average_state_dict(next(iter(losses)))
     return Trained(state, weights, losses, tracker.ids)
+
+
+def take_best(state: TrainState, store: CheckpointStore) -> None:
+    """Go back to the weights and the clock of the best moment; the record stays that of the run.
+
+    Raises:
+        CheckpointError: When no checkpoint that was validated is whole.
+    """
+    best = store.best()
+    if best is None:
+        raise CheckpointError(
+            f"training stopped early, but no whole checkpoint of its best moment is left in "
+            f"{store.folder}. Delete that folder and run the same command again"
+        )
+    restore_tensors(state, best.tensors)
+    state.images_seen = int(best.facts["images_seen"])
 
 
 def new_state(inputs: TrainInputs, workers: Workers) -> TrainState:
@@ -210,6 +259,7 @@ def write_outputs(inputs: TrainInputs, trained: Trained) -> None:
         "num_parameters": num_parameters,
         "weights_sha256": weights_sha256,
         "resumed_from": state.resumed_from,
+        "other_surroundings": state.other_surroundings,
     }
     write_json(out_dir / "summary.json", summary)
     log.info("train made %s", summary["made"])
@@ -226,6 +276,8 @@ def bundle_contents(inputs: TrainInputs, trained: Trained) -> BundleContents:
     """What the bundle is written from: the averaged weights and all that explains them."""
     config, card = inputs.config.train, inputs.card
     lineage = inputs.lineage.as_json()
+    if trained.state.other_surroundings:
+        lineage["not_bit_exact"] = trained.state.other_surroundings
     if inputs.initial_model:
         lineage |= {
             "initial_model": inputs.initial_model.name,
@@ -330,7 +382,9 @@ def main() -> None:
         work(project_dir())
     except ViveroError as error:
         sys.stderr.write(f"\n{STAGE}: {error}\n")
-        sys.exit(end_on_purpose(1))
+        code = UNREACHABLE_EXIT_CODE if isinstance(error, TrackingError) else 1
+        end_on_purpose(code)
+        sys.exit(code)  # torchrun ends the others, which wait for this one, and starts them in vain
     except Stopped as stop:
         if is_first:
             sys.stderr.write(f"\n{STAGE}: {stop}\n")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SEND_EVERY_S = 2.0
 RETRY_EVERY_S = 5.0
 DRAIN_S = 60.0  # a first start imports MLflow and makes its tables, which may take this long
+HURRY_S = 5.0  # for the same when the machine is about to be taken away
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class MlflowTracker:
         self._journal.append(Entry("status", key=status))
         self._journal.close()
         self._closing.set()
-        self._thread.join(timeout=DRAIN_S)
+        self._thread.join(timeout=HURRY_S if status == "KILLED" else DRAIN_S)
         num_left = self._mirror.num_points_left() if self._mirror is not None else None
         if num_left is None or num_left or self._thread.is_alive():
             log.warning(

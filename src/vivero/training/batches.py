@@ -55,7 +55,9 @@ class Batches:
     workers: Workers
     feed: Feed
     objective: Objective
-    _ahead: dict[int, "Future[Batch]"] = field(default_factory=dict)
+    _ahead: dict[int, "Future[Batch]"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def at(self, begin: int) -> Batch:
         """This process's part of the joint batch that begins after `begin` images."""

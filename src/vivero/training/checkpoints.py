@@ -29,6 +29,7 @@ from vivero.training.state import TensorFiles
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+OF_DAMAGE = {errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, None}
 PART_PREFIX = ".part-"
 REQUIRED = {"weights.safetensors", "optimizer.safetensors", STATE}
 
@@ -208,6 +209,7 @@ def _checked_contents(path: Path) -> dict[str, bytes]:
         manifest = manifest_path.read_bytes()
         expected = {str(name): str(entry["sha256"]) for name, entry in json.loads(manifest).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _refuse_what_is_no_damage(manifest_path, error)
         raise DamagedError(f"{manifest_path} is missing or not readable: {error}") from error
     if not expected.keys() >= REQUIRED:
         raise DamagedError(f"{manifest_path} should name {sorted(REQUIRED)}")
@@ -217,10 +219,24 @@ def _checked_contents(path: Path) -> dict[str, bytes]:
     return contents
 
 
+def _refuse_what_is_no_damage(path: Path, error: Exception) -> None:
+    """A disk that does not answer, or permissions, may not make a run forget its checkpoints.
+
+    Raises:
+        CheckpointError: When the file may be whole behind the error.
+    """
+    if isinstance(error, OSError) and error.errno not in OF_DAMAGE:
+        raise CheckpointError(
+            f"{path} cannot be read now ({error.strerror}); it may be whole. Mend this and run the "
+            f"same command again, or delete {path.parent} to go on from the one before"
+        ) from error
+
+
 def _read_checked(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
+        _refuse_what_is_no_damage(path, error)
         raise DamagedError(f"{path}, named by {MANIFEST}, cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(

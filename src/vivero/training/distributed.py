@@ -27,6 +27,8 @@ from vivero.errors import ConfigError
 # Beside a GPU's gradients the processes agree on small things, which gloo does without the GPU.
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
+WORD_LETTERS = 64
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,16 @@ class Workers:
         shared = torch.tensor(value)  # on the CPU: asked at every step, it may not wait for a GPU
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
+
+    def word_of_the_first(self, word: str) -> str:
+        """What the first process says, of at most 64 letters."""
+        if self.num_processes == 1:
+            return word
+        letters = torch.zeros(WORD_LETTERS, dtype=torch.uint8)
+        encoded = word.encode()
+        letters[: len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        dist.broadcast(letters, src=0)
+        return bytes(letters.tolist()).rstrip(b"\0").decode()
 
     def wait(self) -> None:
         """Wait until every process is here."""

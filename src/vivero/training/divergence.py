@@ -7,6 +7,12 @@ from vivero.training.state import NUM_STEPS_UNTIL_USUAL, TrainState
 from vivero.training.step import Rig
 
 NUM_NAMED = 5
+LEAST_LOSS_SCALE = 1.0
+WHAT_NOW = (
+    "The last checkpoint is good and is kept. If the batch is fine, raise train.max_loss_jump and "
+    "run the same command again: it goes on. A lower train.learning_rate or "
+    "train.max_gradient_norm, or precision: fp32, begins a new training"
+)
 
 
 def refuse_bad_numbers(state: TrainState, rig: Rig) -> None:
@@ -18,16 +24,18 @@ def refuse_bad_numbers(state: TrainState, rig: Rig) -> None:
     Raises:
         TrainingError: Names the keys and noise levels of the first bad batch.
     """
+    if state.scaler.is_enabled() and state.scaler.get_scale() < LEAST_LOSS_SCALE:
+        keys = ", ".join(rig.batches.keys(state.images_seen - rig.config.batch_images)[:NUM_NAMED])
+        raise TrainingError(
+            f"the gradients are not finite in fp16 however small the loss is scaled; the last "
+            f"batch before {state.images_seen:,} images began with {keys}. {WHAT_NOW}"
+        )
     begin = int(state.tally.bad_begin.item())
     if rig.workers.largest(begin) < 0:
         return
     if begin < 0:
         raise TrainingError("another process met a bad batch and names it; this one stops as well")
-    raise TrainingError(
-        f"{_finding(state, rig, begin)}. The last checkpoint is good and is kept. Lower "
-        f"train.learning_rate or train.max_gradient_norm, or use precision: fp32; then run the "
-        f"same command again"
-    )
+    raise TrainingError(f"{_finding(state, rig, begin)}. {WHAT_NOW}")
 
 
 def _finding(state: TrainState, rig: Rig, begin: int) -> str:

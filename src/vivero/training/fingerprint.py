@@ -26,6 +26,7 @@ SETTINGS_WITHOUT_EFFECT = {
     "num_processes",
     "sharding",
     "heartbeat_s",
+    "max_loss_jump",
     "max_restarts",
     "initial_model",  # its weights count, whatever they are called
 }
@@ -42,8 +43,11 @@ def fingerprint(
         data_digest: Hash of the prepared images.
         initial_weights_sha256: Of the model that training starts from, if any.
     """
+    without_effect = SETTINGS_WITHOUT_EFFECT
+    if config.early_stopping_images:  # then it matters when validation looks
+        without_effect = without_effect - {"validate_every_images"}
     inputs = {
-        "settings": config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT),
+        "settings": config.model_dump(mode="json", exclude=without_effect),
         "data": data_digest,
         "initial_weights": initial_weights_sha256,
         "code": code_digest(Path(__file__).parents[1]),

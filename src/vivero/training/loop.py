@@ -164,7 +164,8 @@ def save(state: TrainState, rig: Rig, writer: BackgroundWriter, *, is_stopping: 
     is_best = state.best.images_seen == state.images_seen
     with rig.phase("checkpoint"):
         refuse_bad_numbers(state, rig)
-        tensors = tensors_of(state)
+        is_asked = rig.workers.is_first or rig.config.sharding == "full"
+        tensors = tensors_of(state) if is_asked else {}
         facts = facts_of(state, rig.workers, rig.config)
         if rig.workers.is_first:
             writer.save(state.images_seen, tensors, facts, is_needed=is_last or is_best)

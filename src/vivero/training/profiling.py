@@ -24,7 +24,7 @@ from vivero.training.step import Rig, train_step
 
 NUM_WARM_STEPS, NUM_TIMED_STEPS, NUM_TRACED_STEPS = 5, 40, 3
 OF_THE_MODEL = ("forward", "backward", "optimiser")
-OF_A_STEP = ("batch", *OF_THE_MODEL, "average")
+OF_A_STEP = ("batch", *OF_THE_MODEL, "average", "between")
 NUM_ROWS = 40
 
 
@@ -128,14 +128,18 @@ def profile_training(
         outlets: Where reports, previews and a checkpoint go; nothing a run resumes from.
         out_dir: Made when missing.
     """
-    watch = Stopwatch(rig.workers.device)
+    watch, began_at = Stopwatch(rig.workers.device), time.perf_counter()
     timed = replace(rig, phase=watch)
     with Progress(0, _num_images(rig), rig.workers.is_first) as progress:
         for step in range(NUM_WARM_STEPS + NUM_TIMED_STEPS):
             if step == NUM_WARM_STEPS:
                 watch.seconds.clear()
+                began_at = time.perf_counter()
             train_step(state, timed)
             progress.advance(rig.config.batch_images)
+        wall_s = time.perf_counter() - began_at
+        in_phases_s = sum(sum(times) for times in watch.seconds.values())
+        watch.seconds["between"] = [(wall_s - in_phases_s) / NUM_TIMED_STEPS]
         for _ in range(2):  # the first time of each is not like the others
             for phase in ("report", "validate", "preview", "checkpoint"):
                 watch.seconds.pop(phase, None)

@@ -12,7 +12,12 @@ import torch
 
 from vivero.config.schema import TrainConfig
 from vivero.errors import CheckpointError
-from vivero.training.checkpoints import Checkpoint, CheckpointStore
+from vivero.training.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    DamagedError,
+    read_checkpoint,
+)
 from vivero.training.distributed import Workers
 from vivero.training.state import Best, TrainState, restore_tensors
 
@@ -60,6 +65,7 @@ def facts_of(state: TrainState, workers: Workers, config: TrainConfig) -> dict[s
         "has_stopped_early": state.has_stopped_early,
         "scaler": state.scaler.state_dict(),
         "surroundings": surroundings(workers, config),
+        "other_surroundings": state.other_surroundings,
     }
 
 
@@ -74,12 +80,11 @@ def resume(
     Raises:
         CheckpointError: When the checkpoint is of another model.
     """
-    checkpoint = store.newest()
+    checkpoint = checkpoint_of_all(store, workers)
     if checkpoint is None:
         return False
     restore(state, checkpoint, workers)
-    if workers.is_first:
-        _warn_of_differences(checkpoint.facts["surroundings"], surroundings(workers, config))
+    note_differences(state, checkpoint.facts["surroundings"], surroundings(workers, config))
     if state.is_complete(config.total_images):
         log.info(
             "training is complete in %s; no step is repeated, outputs are written from it",
@@ -89,6 +94,25 @@ def resume(
     state.resumed_from.append(state.images_seen)
     log.info("training goes on from checkpoint %s", checkpoint.path)
     return True
+
+
+def checkpoint_of_all(store: CheckpointStore, workers: Workers) -> Checkpoint | None:
+    """The newest whole checkpoint that the first process sees; all others go on from that one.
+
+    Raises:
+        CheckpointError: When another process cannot read it.
+    """
+    newest = store.newest() if workers.is_first else None
+    name = workers.word_of_the_first(newest.path.name if newest else "none")
+    if workers.is_first or name == "none":
+        return newest
+    try:
+        return read_checkpoint(store.folder / name)
+    except DamagedError as error:
+        raise CheckpointError(
+            f"process {workers.rank} cannot read the checkpoint {name} that the first one goes on "
+            f"from: {error}. All processes need the same folder; run the same command again"
+        ) from error
 
 
 def restore(state: TrainState, checkpoint: Checkpoint, workers: Workers) -> None:
@@ -123,18 +147,27 @@ def _restore_facts(state: TrainState, facts: Mapping[str, Any], workers: Workers
     state.has_stopped_early = bool(facts["has_stopped_early"])
     if state.scaler.is_enabled():
         state.scaler.load_state_dict(facts["scaler"])
-    dict(facts["surroundings"])
+    state.other_surroundings = [str(line) for line in facts["other_surroundings"]]
+    if not isinstance(facts["surroundings"], dict):
+        raise TypeError("surroundings")
 
 
-def _warn_of_differences(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+def note_differences(
+    state: TrainState, saved: Mapping[str, str], current: Mapping[str, str]
+) -> None:
+    """Say, and keep in the state for good, what keeps this run from being exact to the bit."""
     differences = [
         f"{name} {saved.get(name)} -> {value}"
         for name, value in current.items()
         if saved.get(name) != value
     ]
+    if torch.cuda.is_available():  # no kernel of cuDNN promises the same sum twice
+        differences.append("kernels of a GPU")
     if differences:
+        said = ", ".join(differences)
+        state.other_surroundings.append(f"from {state.images_seen:,} images on: {said}")
         log.warning(
             "not bit-exact: the checkpoint was made in other surroundings (%s); the model will be "
             "as good, but not the same to the last bit",
-            ", ".join(differences),
+            said,
         )

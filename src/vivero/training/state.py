@@ -117,6 +117,7 @@ class TrainState:
         images_seen: The clock.
         train_s: Seconds spent in the loop, over all starts.
         resumed_from: The clock at each start that was not the first.
+        other_surroundings: At each start that was not exact to the bit: why not.
         best: By validation loss of the first average.
         validation_loss: Of this very moment; None where it was not computed.
         has_stopped_early: Whether validation ended the run.
@@ -130,6 +131,7 @@ class TrainState:
     images_seen: int = 0
     train_s: float = 0.0
     resumed_from: list[int] = field(default_factory=list)
+    other_surroundings: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     validation_loss: float | None = None
     has_stopped_early: bool = False

@@ -89,13 +89,20 @@ def _beats_of_the_living(folder: Path) -> dict[Path, int]:
 
 
 def supervise(
-    command: Sequence[str], root: Path, *, heartbeat_s: float, max_restarts: int, hint: str
+    command: Sequence[str],
+    root: Path,
+    *,
+    num_processes: int,
+    heartbeat_s: float,
+    max_restarts: int,
+    hint: str,
 ) -> None:
     """Run trainers to their end; start them again when one freezes.
 
     Args:
         command: Starts them, in the environment of this process, tuned.
         root: Their working folder.
+        num_processes: How many share the cores.
         heartbeat_s: How often each gives a sign of life.
         max_restarts: How often frozen ones are started again.
         hint: What to change if the system killed one, which it does when memory runs out.
@@ -104,26 +111,29 @@ def supervise(
         TrainingError: When a trainer was killed, or froze once too often.
         SystemExit: When training failed and said why, or was asked to stop.
     """
+    num_threads = max(1, len(psutil.Process().cpu_affinity()) // num_processes)
+    threads = {"OMP_NUM_THREADS": str(num_threads)} if num_processes > 1 else {}
     for restart in range(max_restarts + 1):
         folder = Path(tempfile.mkdtemp(prefix="vivero-trainer-"))
-        env = {**TUNING, **RESTARTABLE, **os.environ, TRAINER_DIR: str(folder)}
+        env = {**TUNING, **RESTARTABLE, **threads, **os.environ, TRAINER_DIR: str(folder)}
         watch = HeartbeatWatch(folder, NUM_MISSED_BEATS * heartbeat_s)
         try:
             exit_code = run_in_group(
                 command, root, env, patience_s=PATIENCE_S, is_frozen=watch.is_frozen
             )
-            exit_code = max([exit_code, *codes_on_purpose(folder)], key=abs)
+            codes = codes_on_purpose(folder)
+            exit_code = max(codes, default=exit_code)
         except FrozenError:
             log.warning(
-                "the trainer gave no sign of life for %.0f s and was ended; restarts: %s of %s",
+                "the trainer gave no sign of life for %.0f s and was ended (start %s of %s)",
                 watch.limit_s,
-                restart,
-                max_restarts,
+                restart + 1,
+                max_restarts + 1,
             )
             continue
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        end_as(exit_code, hint)
+        end_as(exit_code, hint, has_said_why=bool(codes))
         return
     raise TrainingError(
         f"the trainer froze {max_restarts + 1} times (train.max_restarts); its checkpoints are "
@@ -132,7 +142,7 @@ def supervise(
     )
 
 
-def end_as(exit_code: int, hint: str) -> None:
+def end_as(exit_code: int, hint: str, *, has_said_why: bool) -> None:
     """End as the trainer ended.
 
     Raises:
@@ -144,6 +154,8 @@ def end_as(exit_code: int, hint: str) -> None:
             f"the trainer was killed by signal {-exit_code}. If nobody did that, the system did, "
             f"because memory ran out: {hint}"
         )
+    if exit_code and not has_said_why:
+        log.error("a trainer failed; look above. If memory ran out: %s", hint)
     if exit_code:
         raise SystemExit(exit_code)
 
@@ -168,7 +180,9 @@ def end_on_purpose(exit_code: int) -> int:
     if folder is None:
         return exit_code
     with contextlib.suppress(FileNotFoundError):  # the supervisor has gone
-        (folder / f"{ENDED}-{_rank()}").write_text(str(exit_code))
+        part_path = folder / f".{ENDED}-{_rank()}"
+        part_path.write_text(str(exit_code))
+        part_path.rename(folder / f"{ENDED}-{_rank()}")
     return 0
 
 

@@ -20,6 +20,7 @@ import safetensors.torch
 
 from tests.unit.training.tiny_run import tiny_run, traced
 from vivero.training.distributed import Workers, alone, join_workers, torchrun_command
+from vivero.training.supervision import RESTARTABLE
 
 REPOSITORY = Path(__file__).parents[3]
 MAX_DIFFERENCE = 1e-5
@@ -32,7 +33,7 @@ def train_with_two(folder: Path, *settings: str, max_restarts: int = 0) -> dict[
     process = subprocess.run(
         [*command, str(folder), "num_processes=2", *settings],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **RESTARTABLE, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
