@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from vivero.processes import FrozenError, run_in_group
+
 STAGE = """
 import sys, time
 from pathlib import Path
@@ -109,6 +111,94 @@ def test_what_the_command_started_does_not_outlive_us(tmp_path: Path):
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert gone(grandchild_pid)
+
+
+IN_A_SESSION_OF_ITS_OWN = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+def test_a_frozen_command_is_killed_with_all_that_it_started(tmp_path: Path):
+    grandchild = CHILD.format(path=str(tmp_path / "pid"))
+    command = [sys.executable, "-c", IN_A_SESSION_OF_ITS_OWN, grandchild]
+    with pytest.raises(FrozenError):
+        run_in_group(command, tmp_path, {}, is_frozen=lambda: bool((tmp_path / "pid").exists()))
+    assert gone(wait_for(tmp_path / "pid"))
+
+
+def test_a_command_that_is_not_frozen_ends_by_itself(tmp_path: Path):
+    command = [sys.executable, "-c", "import sys, time; time.sleep(1.2); sys.exit(7)"]
+    looks = []
+    assert run_in_group(command, tmp_path, {}, is_frozen=lambda: bool(looks.append(1))) == 7
+    assert looks, "nobody looked"
+
+
+# It notes each signal, and ends on the one that argv names.
+STUBBORN = """
+import os, signal, sys, time
+path, last = sys.argv[1], int(sys.argv[2])
+def note(number, frame):
+    with open(path, "a") as file:
+        file.write(f"{number}\\n")
+    if number == last:
+        os._exit(0)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, note)
+open(path + "-pid", "w").write(str(os.getpid()))
+while True:
+    time.sleep(0.05)
+"""
+DRIVER = """
+import signal, sys
+from pathlib import Path
+from vivero.processes import run_in_group
+def end(number, frame):
+    raise SystemExit(128 + number)
+signal.signal(signal.SIGTERM, end)
+run_in_group(
+    [sys.executable, *sys.argv[2:]], Path("."), {}, stop_signal=signal.Signals(int(sys.argv[1])),
+    patience_s=1.0, is_frozen=lambda: False,
+)
+"""
+
+
+def stop_stubborn(
+    tmp_path: Path, stop_signal: int, ends_on: int
+) -> tuple["subprocess.Popen[bytes]", int]:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    script = [str(tmp_path / "stubborn.py"), str(tmp_path / "signals"), str(ends_on)]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(int(stop_signal)), *script])
+    pid = wait_for(tmp_path / "signals-pid")
+    driver.terminate()
+    return driver, pid
+
+
+@pytest.mark.parametrize(
+    ("stop_signal", "ends_on", "received"),
+    [
+        (signal.SIGINT, signal.SIGINT, [signal.SIGINT]),
+        (signal.SIGINT, signal.SIGTERM, [signal.SIGINT, signal.SIGTERM]),
+        (signal.SIGTERM, signal.SIGTERM, [signal.SIGTERM]),
+        (signal.SIGTERM, 0, [signal.SIGTERM]),  # and then SIGKILL, which nobody can note
+    ],
+)
+def test_a_watched_command_is_asked_to_stop_in_its_own_way_before_it_is_killed(
+    tmp_path: Path, stop_signal: int, ends_on: int, received: list[int]
+):
+    driver, pid = stop_stubborn(tmp_path, stop_signal, ends_on)
+    assert driver.wait(timeout=20) == 143
+    assert gone(pid)
+    assert [int(line) for line in (tmp_path / "signals").read_text().split()] == received
+
+
+def test_a_second_signal_leaves_the_command_to_its_guard(tmp_path: Path):
+    driver, pid = stop_stubborn(tmp_path, signal.SIGTERM, ends_on=0)
+    time.sleep(0.3)
+    driver.terminate()
+    assert driver.wait(timeout=20) == 143
+    assert gone(pid)
 
 
 @pytest.mark.parametrize(
