@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -136,3 +137,19 @@ for step in itertools.count(1):
     recorded = [entry.images_seen for entry in Journal(path).entries()]
     assert recorded[: len(reported) - 1] == reported[:-1]
     assert recorded == list(range(1, len(recorded) + 1))
+
+
+@pytest.mark.parametrize("num_bytes_left", [0, 10])
+def test_a_full_disk_leaves_whole_lines_and_says_what_to_do(tmp_path: Path, num_bytes_left: int):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append(metrics(8, loss=0.5))
+    limit_bytes = path.stat().st_size + num_bytes_left
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(TrackingError, match="run the same command again"):
+            journal.append(metrics(16, loss=0.4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    journal.append(metrics(24, loss=0.3))
+    assert [entry.images_seen for entry in Journal(path).entries()] == [8, 24]
