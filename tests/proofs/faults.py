@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.unit.training.tiny_run import TinyRun
 from vivero.training import checkpoints
 from vivero.training.step import Phase
+from vivero.training.tensor_file import Parts
 
 CALLS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 # The phase "optimiser" ends with weights that have moved, and averages and clock that have not.
@@ -69,10 +70,11 @@ def count_calls(folder: Path, before_call: Callable[[int], None]) -> Callable[[]
             note()
         fsync(descriptor)
 
-    def counted_write(path: Path, data: bytes) -> None:
+    def counted_write(path: Path, parts: Parts) -> None:
+        data = b"".join(parts)
         path.write_bytes(data[: len(data) // 2])
         note()
-        write_flushed(path, data)
+        write_flushed(path, parts)
 
     sys.addaudithook(hook)
     os.fsync, checkpoints.write_flushed = counted_fsync, counted_write

@@ -1,6 +1,7 @@
 """Saving costs next to nothing: the disk is written beside the training, from a copy.
 
-All figures are ratios within one run, which a busy machine changes little.
+All figures are ratios within one run. What a save costs is counted in seconds of the processor over
+all threads, as if no core were to spare, so that a busy machine does not matter.
 """
 
 import itertools
@@ -17,17 +18,24 @@ import pytest
 
 from tests.unit.training.tiny_run import TinyRun, tiny_run
 
-BATCH_IMAGES = 8
+BATCH_IMAGES = 64
 MAX_OVERHEAD = 0.02
-FEW_MB = {"channels": [64, 64], "blocks_per_level": 2}
+MODEL = {  # of params.yaml, as the batch is; the images are a third as large
+    "channels": [64, 128],
+    "blocks_per_level": 2,
+    "patch_px": 2,
+    "attention_heads": 4,
+    "embedding_channels": 256,
+}
 NEVER = 800_000
 
 
 class Clock:
-    """Times at which the steps of a run began, by images seen."""
+    """When the steps of a run began, and what the processor had done by then, by images seen."""
 
     def __init__(self, run: TinyRun) -> None:
         self.began_at: dict[int, float] = {}
+        self.worked_s: dict[int, float] = {}
         self.saved_at: list[int] = []
         self._state = run.state
         self.run = replace(run, rig=replace(run.rig, phase=self._phase))
@@ -36,6 +44,7 @@ class Clock:
     def _phase(self, name: str) -> Iterator[None]:
         if name == "batch":
             self.began_at[self._state.images_seen] = time.monotonic()
+            self.worked_s[self._state.images_seen] = time.process_time()
         if name == "checkpoint":
             self.saved_at.append(self._state.images_seen)
         yield
@@ -50,7 +59,9 @@ class Clock:
 def timed_run(folder: Path, num_steps: int, save_every_steps: int) -> Clock:
     run = tiny_run(
         folder,
-        model=FEW_MB,
+        model=MODEL,
+        batch_images=BATCH_IMAGES,
+        num_micro_batches=1,
         total_images=num_steps * BATCH_IMAGES,
         checkpoint_every_images=save_every_steps * BATCH_IMAGES,
         log_every_images=NEVER,
@@ -78,7 +89,7 @@ def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, monkeypatch: py
         flushing.append((began_at, time.monotonic()))
 
     monkeypatch.setattr(os, "fsync", slow_fsync)
-    clock = timed_run(tmp_path, num_steps=100, save_every_steps=40)
+    clock = timed_run(tmp_path, num_steps=50, save_every_steps=20)
     steps_s = clock.steps_s()
     during = [
         begin
@@ -88,25 +99,28 @@ def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, monkeypatch: py
     stalls_s = [steps_s[saved - BATCH_IMAGES] for saved in clock.saved_at if saved in steps_s]
     usual_s = statistics.median(steps_s.values())
     assert len(stalls_s) == 2
-    assert len(during) >= 10, "training waited for the disk"
+    assert len(during) >= 5, "training waited for the disk"
     assert max(stalls_s) < max(2 * usual_s, 0.2), "a step waited for the disk"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_save_of_megabytes_stalls_no_step_and_costs_two_percent_at_most(tmp_path: Path):
-    every, num_pairs = 200, 8  # a hundred steps with the writer beside them, a hundred without
+    every, num_pairs = 200, 4  # a hundred steps with the writer beside them, a hundred without
     clock = timed_run(tmp_path, num_steps=every * (num_pairs + 1), save_every_steps=every)
     steps_s = clock.steps_s()
 
-    def spent_s(first: int) -> float:
-        begins = range(first * BATCH_IMAGES, (first + 100) * BATCH_IMAGES, BATCH_IMAGES)
-        return sum(steps_s[begin] for begin in begins)
+    def worked_s(first: int) -> float:
+        begin, end = first * BATCH_IMAGES, (first + 100) * BATCH_IMAGES
+        return clock.worked_s[end] - clock.worked_s[begin]
 
     saves = [every * pair - 1 for pair in range(1, num_pairs + 1)]  # saved within this step
-    overhead = statistics.median(spent_s(save) / spent_s(save + 100) for save in saves) - 1
+    overhead = statistics.median(worked_s(save) / worked_s(save + 100) for save in saves) - 1
     usual_s = statistics.median(steps_s.values())
-    stall = statistics.median(steps_s[save * BATCH_IMAGES] / usual_s for save in saves) - 1
+    longest_s = [  # of the step that saves and those beside the writer
+        max(steps_s[step * BATCH_IMAGES] for step in range(save, save + 5)) for save in saves
+    ]
+    stall = statistics.median(longest_s) / usual_s - 1
     sys.stdout.write(
         f"{size_bytes(tmp_path) / 1e6:.1f} MB, step {1000 * usual_s:.1f} ms, "
         f"overhead {100 * overhead:.2f} %, stall {stall:.2f} steps\n"

@@ -26,6 +26,7 @@ from torch import Tensor
 from vivero.errors import CheckpointError
 from vivero.files import sync
 from vivero.training.state import TensorFiles
+from vivero.training.tensor_file import Parts, tensor_file
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -152,7 +153,7 @@ def _validation_loss(path: Path) -> float:
     """What a checkpoint's facts say of it; infinite where they say nothing or are damaged."""
     try:
         facts = (path / STATE).read_bytes()
-        if json.loads((path / MANIFEST).read_bytes())[STATE] != _entry(facts):
+        if json.loads((path / MANIFEST).read_bytes())[STATE] != _entry([facts]):
             return math.inf
         return float(json.loads(facts)["validation_loss"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -160,27 +161,30 @@ def _validation_loss(path: Path) -> float:
 
 
 def _write_files(folder: Path, tensors: TensorFiles, facts: Mapping[str, Any]) -> None:
-    contents = {f"{n}.safetensors": safetensors.torch.save(dict(t)) for n, t in tensors.items()}
-    contents[STATE] = json.dumps(facts, indent=2, allow_nan=False).encode()
-    contents[MANIFEST] = _manifest(contents)  # the last one
-    for name, data in contents.items():
-        write_flushed(folder / name, data)
+    contents: dict[str, Parts] = {f"{n}.safetensors": tensor_file(t) for n, t in tensors.items()}
+    contents[STATE] = [json.dumps(facts, indent=2, allow_nan=False).encode()]
+    contents[MANIFEST] = [_manifest(contents)]  # the last one
+    for name, parts in contents.items():
+        write_flushed(folder / name, parts)
     sync(folder)
 
 
-def _manifest(contents: Mapping[str, bytes]) -> bytes:
-    return json.dumps({name: _entry(data) for name, data in contents.items()}, indent=2).encode()
+def _manifest(contents: Mapping[str, Parts]) -> bytes:
+    return json.dumps({name: _entry(parts) for name, parts in contents.items()}, indent=2).encode()
 
 
-def _entry(data: bytes) -> dict[str, Any]:
+def _entry(parts: Parts) -> dict[str, Any]:
     """What the manifest says of a file."""
-    return {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return {"num_bytes": sum(len(part) for part in parts), "sha256": digest.hexdigest()}
 
 
-def write_flushed(path: Path, data: bytes) -> None:
+def write_flushed(path: Path, parts: Parts) -> None:
     """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 
@@ -214,7 +218,7 @@ def _checked_contents(path: Path) -> dict[str, bytes]:
     if not expected.keys() >= REQUIRED:
         raise DamagedError(f"{manifest_path} should name {sorted(REQUIRED)}")
     contents = {name: _read_checked(path / name, sha256) for name, sha256 in expected.items()}
-    if manifest != _manifest(contents):
+    if manifest != _manifest({name: [data] for name, data in contents.items()}):
         raise DamagedError(f"{manifest_path} is not the file that was saved")
     return contents
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from vivero.errors import CheckpointError
 from vivero.training import checkpoints
 from vivero.training.checkpoints import CheckpointStore, DamagedError, read_checkpoint
+from vivero.training.tensor_file import Parts
 
 FILES = ["ema.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]
 FILES += ["weights.safetensors"]
@@ -158,12 +159,12 @@ def test_a_full_disk_leaves_the_last_whole_one(store, monkeypatch, failing_write
     save(store, 64)
     written, calls = checkpoints.write_flushed, []
 
-    def fail(path: Path, data: bytes) -> None:
+    def fail(path: Path, parts: Parts) -> None:
         calls.append(path)
         if len(calls) - 1 == failing_write:
-            path.write_bytes(data[: len(data) // 2])
+            path.write_bytes(b"".join(parts)[:50])
             raise OSError(number, os.strerror(number), str(path))
-        written(path, data)
+        written(path, parts)
 
     monkeypatch.setattr(checkpoints, "write_flushed", fail)
     with pytest.raises(CheckpointError, match=said) as caught:
