@@ -149,8 +149,8 @@ class Proof:
         return Trial(FROZEN, len(struck.stayed_s), final.resumed_from, self.same(final))
 
     def watched_fault(self, turn: int, rank: int = 0) -> Fault:
-        """Later at each turn as long as that goes."""
-        begin = min(24 + 16 * turn, NUM_IMAGES - 16)
+        """Later at each turn, but before the last checkpoints, so that each start comes there."""
+        begin = min(24 + 16 * turn, NUM_IMAGES - 24)
         return Fault(self.rng.choice(STEP_PLACES), begin, after_checkpoint=16, rank=rank)
 
     def same(self, final: forked.Final) -> bool:
