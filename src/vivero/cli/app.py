@@ -134,7 +134,7 @@ for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
 
 def main() -> None:
     """Entry point: one clear sentence for what we raise on purpose, no traceback."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when torch is loaded; see dvc.yaml
+    os.environ.setdefault("GOMP_SPINCOUNT", "500")  # read when torch is loaded; see dvc.yaml
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vivero").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C

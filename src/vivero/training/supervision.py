@@ -37,7 +37,7 @@ ENDED, BEAT = "ended", "beat"
 # alone, and fair beside others. Memory is kept and asked for in huge pages instead of being given
 # back to the system, and faulted in again, at every step.
 TUNING = {
-    "GOMP_SPINCOUNT": "20000",
+    "GOMP_SPINCOUNT": "500",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
     "glibc.malloc.trim_threshold=8000000000",
 }

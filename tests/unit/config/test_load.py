@@ -89,7 +89,6 @@ def test_a_contradiction_is_shown_at_the_line_of_its_key(tmp_path: Path):
     ("changes", "said"),
     [
         ({"num_micro_batches: 1 ": "num_micro_batches: 3 "}, "write batch_images: 66"),
-        ({"sharding: none ": "sharding: full "}, "needs num_processes above 1"),
         (
             {"sharding: none ": "sharding: full ", "num_processes: 1\n": "num_processes: 2\n",
              "precision: fp32 ": "precision: fp16 "},

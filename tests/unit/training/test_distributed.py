@@ -129,6 +129,7 @@ def test_sharded_processes_hold_half_of_the_moments_each(two: Path, cut: Path):
     assert cut_bytes == pytest.approx(whole_bytes / 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_sharded_processes_validate_their_average(one: Path, cut: Path):
     expected = tiny_run(one).state.validation_loss
     assert final_of(cut)["validation_loss"] == pytest.approx(expected, rel=1e-6)
@@ -142,6 +143,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(one, way, tmp_path, requ
     assert largest_difference(one, folder) < MAX_DIFFERENCE
 
 
+@pytest.mark.slow
 def test_sharded_processes_go_on_from_the_checkpoint_of_one(one: Path, tmp_path: Path):
     folder = without_the_end(one, tmp_path / "run")
     assert train_with_two(folder, FULL)["resumed_from"] == [72]
