@@ -21,13 +21,13 @@ from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.config.schema import TrainConfig
 from vivero.files import write_text
 from vivero.models.build import build_model
+from vivero.processes import TUNING
 from vivero.training.batches import Batches
 from vivero.training.distributed import Workers, join_workers, torchrun_command
 from vivero.training.feed import Feed
 from vivero.training.loss import build_objective
 from vivero.training.state import new_train_state
 from vivero.training.step import build_rig, train_step
-from vivero.training.supervision import TUNING
 
 MODULE = "bench.scaling"
 NUM_CLASSES, NUM_IMAGES = 10, 256

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from bench.hardware import DTYPES, has_bf16, peak_flops
 from vivero.config.paths import project_dir, work_dir
 from vivero.files import read_json, write_json
+from vivero.processes import TUNING
 from vivero.training.distributed import alone
 from vivero.training.profiling import PhaseShare, share_of_the_rest
-from vivero.training.supervision import TUNING
 
 NUM_ROUNDS, NUM_STEPS = 3, 10
 CONTESTANTS = [(name, precision) for precision in DTYPES for name in ("usual", "ours")]

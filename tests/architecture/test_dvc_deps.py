@@ -6,6 +6,8 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
+from vivero.processes import TUNING
+
 REPOSITORY = Path(__file__).parents[2]
 STAGES = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 
@@ -48,3 +50,8 @@ def test_stage_lists_no_code_that_it_does_not_run(stage: str, graph: grimp.Impor
 def test_a_forgotten_dependency_is_seen(graph: grimp.ImportGraph):
     deps = [dep for dep in STAGES["train"]["deps"] if dep != "src/vivero/diffusion"]
     assert any("diffusion" in file for file in missing_deps("train", deps, graph))
+
+
+def test_every_stage_gets_the_tuning_that_processes_names():
+    command = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["vars"][0]["python"]
+    assert {f"{name}={value}" for name, value in TUNING.items()} <= set(command.split())

@@ -11,7 +11,7 @@ import typer
 
 from vivero.cli import data, experiments, models, training
 from vivero.errors import ViveroError
-from vivero.processes import INTERRUPTED_EXIT_CODE
+from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
 
 DVC_STAGES = {
     "validate_data": "Decode every image and hold the data to its contract.",
@@ -134,7 +134,8 @@ for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
 
 def main() -> None:
     """Entry point: one clear sentence for what we raise on purpose, no traceback."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "500")  # read when torch is loaded; see dvc.yaml
+    for name, value in TUNING.items():  # what of it is read when torch is loaded
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vivero").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C

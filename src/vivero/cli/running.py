@@ -14,8 +14,8 @@ from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.files import read_json
-from vivero.processes import run_in_group
-from vivero.training.supervision import PATIENCE_S, TUNING
+from vivero.processes import TUNING, run_in_group
+from vivero.training.supervision import PATIENCE_S
 
 QUIET = {
     "DVC_NO_ANALYTICS": "1",

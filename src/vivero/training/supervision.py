@@ -26,21 +26,12 @@ import psutil
 
 from vivero.config.environment import read_environment
 from vivero.errors import TrainingError
-from vivero.processes import LOOK_EVERY_S, FrozenError, run_in_group
+from vivero.processes import LOOK_EVERY_S, TUNING, FrozenError, run_in_group
 
 TRAINER_DIR = "VIVERO_TRAINER_DIR"
 NUM_MISSED_BEATS = 3
 PATIENCE_S = 60.0  # for a trainer that was asked to stop: to end its step and save
 ENDED, BEAT = "ended", "beat"
-
-# Measured on 2 cores (docs/experiments.md). Waiting threads spin for a moment, then sleep: quick
-# alone, and fair beside others. Memory is kept and asked for in huge pages instead of being given
-# back to the system, and faulted in again, at every step.
-TUNING = {
-    "GOMP_SPINCOUNT": "500",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
-    "glibc.malloc.trim_threshold=8000000000",
-}
 
 # torchrun keeps its store over restarts (torch 2.13), and with it the addresses of the processes
 # that died: whoever reads them before they are overwritten waits for half an hour. With this each
