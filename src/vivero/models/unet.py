@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from vivero.config.schema import ModelConfig
-from vivero.models.patches import haar_rotation, pack_patches, unpack_patches
+from vivero.diffusion.haar import haar_rotation, pack_patches, unpack_patches
 
 GROUP_CHANNELS = 16  # of each normalisation; narrower groups miss the fast bf16 kernel of a CPU
 MAX_PLAIN_POSITIONS = 256

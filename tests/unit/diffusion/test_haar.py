@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vivero.models.patches import haar_rotation, pack_patches, unpack_patches
+from vivero.diffusion.haar import haar_rotation, pack_patches, unpack_patches
 
 
 @pytest.mark.parametrize("patch_px", [1, 2, 4])
