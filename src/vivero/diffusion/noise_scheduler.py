@@ -124,7 +124,7 @@ class NoiseScheduler:
         """
         if not 0 <= level < self.num_levels:
             raise ValueError(f"level must lie in 0..{self.num_levels - 1}; got {level}")
-        return self.schedule.sigma(time) / 2**level
+        return self.schedule.sigma(time) / 2.0**level
 
     def step_noise(
         self,
