@@ -15,11 +15,12 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from vivero.diffusion.preconditioning import Denoiser
-from vivero.diffusion.samplers import SAMPLERS
+from vivero.diffusion.samplers import MAX_RATIO, SAMPLERS, checked
 from vivero.diffusion.schedules import KarrasSchedule, LinearSchedule
 from vivero.errors import SamplingError
 
@@ -134,6 +135,19 @@ def test_dpm_solver_takes_the_steps_of_diffusers_on_the_levels_of_edm(num_steps:
     assert torch.allclose(got, noisy, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 50])
+def test_uni_pc_takes_the_steps_of_diffusers(num_steps: int):
+    scheduler = UniPCMultistepScheduler(
+        **TRAILING, **BETAS, solver_order=2, solver_type="bh2", final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(num_steps)
+    expected = run_in_diffusers(scheduler, noise())
+
+    sigmas = table_grid(scheduler.timesteps)
+    got = SAMPLERS["uni_pc"](curved, noise(), sigmas, LABELS, no_noise)
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("num_steps", [2, 10, 28])
 def test_heun_takes_the_steps_of_diffusers(num_steps: int):
     scheduler = HeunDiscreteScheduler(**BETAS, beta_schedule="linear")
@@ -158,14 +172,16 @@ def worst_error(name: str, num_steps: int) -> float:
     return float((images - truth).abs().max())
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 2), ("dpm_solver_pp_2m", 2)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("ddim", 1), ("heun", 2), ("dpm_solver_pp_2m", 2), ("uni_pc", 3)]
+)
 @pytest.mark.parametrize("num_steps", [32, 64])
 def test_errors_fall_with_the_order_of_the_method(name: str, order: int, num_steps: int):
     gain = worst_error(name, num_steps) / worst_error(name, 2 * num_steps)
     assert math.log2(gain) == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("name", ["heun", "dpm_solver_pp_2m"])
+@pytest.mark.parametrize("name", ["heun", "dpm_solver_pp_2m", "uni_pc"])
 def test_second_order_needs_a_quarter_of_the_steps(name: str):
     assert worst_error(name, 32) < worst_error("ddim", 128)
 
@@ -210,3 +226,33 @@ def test_says_at_which_step_the_model_broke(name: str, bad: float):
     passes_before = 4 if name == "heun" else 2
     with pytest.raises(SamplingError, match=rf"gave {bad} at step 2 \(sigma .*in 1 of 192 values"):
         SAMPLERS[name](broken(passes_before), noise(), grid(5), LABELS, noise)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_run_that_grows_without_end_is_stopped_while_its_numbers_are_finite(name: str):
+    def explosive(noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        return -7.0 * noisy
+
+    with pytest.raises(SamplingError, match=r"diverged at step \d+ \(sigma .*reached -?\d"):
+        SAMPLERS[name](explosive, noise(), grid(30), LABELS, noise)
+
+
+@pytest.mark.parametrize(
+    ("denoised", "noisy", "said"),
+    [
+        (-301.0, 0.0, r"step 4 \(sigma 2\): the denoised image reached -301, .*at most 300 can be"),
+        (0.0, 1e4, r"step 4 \(sigma 2\): the noisy image reached 1e\+04, .*at most 8100 can be"),
+    ],
+)
+def test_what_is_impossible_is_named_with_step_and_value(denoised: float, noisy: float, said: str):
+    image, state = noise(), noise()
+    image[1, 0, 2, 3], state[3, 1, 0, 0] = denoised or 0.1, noisy or 0.1
+    with pytest.raises(SamplingError, match=said):
+        checked(image, state, 4, 2.0, 80.0)
+
+
+def test_the_largest_noise_and_a_bad_guess_of_it_are_let_pass():
+    sigma = 2e4  # where the cosine schedule begins; half of the noise is guessed wrong
+    state = sigma * noise()
+    assert checked(0.5 * state, state, 0, sigma, sigma) is not None
+    assert checked(torch.full((2,), MAX_RATIO), torch.ones(2), 9, 1e-3, sigma) is not None
