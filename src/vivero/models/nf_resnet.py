@@ -34,6 +34,7 @@ EPSILON = 1e-6  # of the sum of squares of one unit's weights, which starts at 1
 GROUP_CHANNELS = 16  # as in the U-Net: narrower groups miss the fast bf16 kernel of a CPU
 GATE_REDUCTION, LEAST_GATE_CHANNELS = 4, 8
 SPATIAL_GATE_PX = 7
+STEM_PX = 3
 BLUR_TAPS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}
 
 
@@ -96,7 +97,12 @@ class ScaledStdConv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def standardised_weight(self) -> Tensor:
-        """The weights in use, shape (O, C, k, k), in the memory format of the raw ones."""
+        """The weights in use, shape (O, C, k, k), in the memory format of the raw ones.
+
+        A layer normalisation is the quickest way: forward and backward of 20 layers of 64 to 128
+        channels take 4 ms on one core, 5 ms by batch normalisation of the reshaped weights, 16 ms
+        by mean and variance; the convolutions themselves take 257 ms (batch 64, 16 to 4 pixels).
+        """
         gain = self.gain * (self.input_scale * self.fan_in**-0.5)
         is_channels_last = self.weight.is_contiguous(memory_format=torch.channels_last)
         raw = self.weight.permute(0, 2, 3, 1) if is_channels_last else self.weight
@@ -207,7 +213,8 @@ class ChannelSpatialAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) to features of the same shape."""
-        mean, most = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+        mean = features.mean(dim=(2, 3))
+        most = F.adaptive_max_pool2d(features, 1).flatten(1)  # one pixel gets the gradient
         channel_gate = 2 * torch.sigmoid(self.channel_gate(mean) + self.channel_gate(most))
         features = features * channel_gate[:, :, None, None]
         seen = torch.cat(
@@ -243,11 +250,14 @@ def _attention(name: ChannelAttention, num_channels: int) -> nn.Module:
 class BlurPool(nn.Module):
     """Halves an image behind a small binomial blur, so that fine patterns do not alias.
 
-    The blur has unit sum: it keeps smooth features, and lowers the variance of white ones.
+    The blur has unit sum: it keeps smooth features, and lowers the variance of white ones. Behind
+    one transition of a new encoder 0.6 to 0.7 of the expected variance was left for images with a
+    1/f spectrum, 0.11 for white noise; the learned gains have to take that up.
 
     Args:
-        num_taps: 3 for [1, 2, 1], centred on every second pixel, or 4 for [1, 3, 3, 1], centred
-            between two, as the cells of a Haar transform are.
+        num_taps: 4 for [1, 3, 3, 1], centred between two pixels as the cells of a Haar transform
+            are, so that a mirrored image gives mirrored features; 3 for [1, 2, 1], centred on every
+            second pixel.
 
     Raises:
         ValueError: If there is no kernel of that many taps.
@@ -258,7 +268,7 @@ class BlurPool(nn.Module):
 
     kernel: Tensor
 
-    def __init__(self, num_taps: int = 3) -> None:
+    def __init__(self, num_taps: int = 4) -> None:
         super().__init__()
         if num_taps not in BLUR_TAPS:
             raise ValueError(f"a blur has {sorted(BLUR_TAPS)} taps; got {num_taps}")
@@ -282,7 +292,8 @@ class PixelNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) to features of the same shape."""
-        return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + EPSILON)
+        last = features.permute(0, 2, 3, 1)  # its backward is twice as quick as that of a mean
+        return F.rms_norm(last, last.shape[3:], eps=EPSILON).permute(0, 3, 1, 2)
 
 
 def _norm(name: Normalisation, num_channels: int) -> nn.Module:
@@ -294,6 +305,17 @@ def _norm(name: Normalisation, num_channels: int) -> nn.Module:
             raise ValueError(f"groups need a multiple of {size} channels; got {num_channels}")
         return nn.GroupNorm(num_channels // size, num_channels)
     return nn.Identity()
+
+
+def _stem(num_channels: int, num_out: int) -> nn.Conv2d:
+    """A plain convolution that keeps the mean square of images, however smooth they are.
+
+    Not standardised: weights that sum to zero cannot see the brightness of a grey image.
+    """
+    stem = nn.Conv2d(num_channels, num_out, STEM_PX, padding=STEM_PX // 2)
+    nn.init.normal_(stem.weight, std=(num_channels * STEM_PX**2) ** -0.5)
+    nn.init.zeros_(stem.bias)  # type: ignore[arg-type]
+    return stem
 
 
 class NFBlock(nn.Module):
@@ -414,8 +436,8 @@ class EncoderNFResNet(nn.Module):
                 f"block; got {list(channels)} and {list(depths)}"
             )
         self.size_divisor_px = 2 ** (len(channels) - 1)
-        self.activation, self.activation_gain = ACTIVATIONS[activation]
-        self.stem = ScaledStdConv2d(num_channels, channels[0], 3)
+        self.activation = activation
+        self.stem = _stem(num_channels, channels[0])
         self.levels = nn.ModuleList()
         variance, num_in = ExpectedVariance(), channels[0]
         for level, (num_out, depth) in enumerate(zip(channels, depths, strict=True)):
@@ -462,7 +484,7 @@ class EncoderNFResNet(nn.Module):
                 f"the sides of the images must be multiples of {self.size_divisor_px}; got "
                 f"{tuple(images.shape)}"
             )
-        features = self.stem(images.contiguous(memory_format=torch.channels_last))
+        features = self.stem(images).contiguous(memory_format=torch.channels_last)
         pyramid = []
         for blocks in self.levels:
             for block in blocks.children():
@@ -473,5 +495,4 @@ class EncoderNFResNet(nn.Module):
     def features(self, images: Tensor, embedding: Tensor | None = None) -> Tensor:
         """One vector of each image, (B, channels[-1]): the coarsest level, activated, averaged."""
         coarsest = self.forward(images, embedding)[-1]
-        scale = self.activation_gain / self.output_std
-        return self.activation(coarsest).mean(dim=(2, 3)) * scale
+        return activation(coarsest, self.activation).mean(dim=(2, 3)) / self.output_std
