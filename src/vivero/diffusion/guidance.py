@@ -94,7 +94,7 @@ class GuidedTree:
         return LevelEstimate(
             clean=_guide(both.clean, rows, self.guidance),
             details=None if both.details is None else _guide(both.details, rows, self.guidance),
-            details_std=std if std is None or len(std) == 1 else std[: len(noisy)],
+            details_std=std if std is None or len(std) != len(both.clean) else std[: len(noisy)],
         )
 
 

