@@ -288,7 +288,7 @@ class Bench:
 
     def features(self, images: np.ndarray) -> dict[str, Tensor]:
         """By judge: features of images."""
-        looked = {judge.name: judge.look(images)[0] for judge in self.judges}
+        looked: dict[str, Tensor] = {judge.name: judge.look(images)[0] for judge in self.judges}
         made = extract(self.efficientnet, images, FEATURE_BATCH_IMAGES, "samples")
         return {**looked, EFFICIENTNET: made.features}
 
