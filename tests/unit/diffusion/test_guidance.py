@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivero.diffusion.guidance import Guided
+from vivero.diffusion.guidance import Guided, GuidedTree
+from vivero.diffusion.hierarchical import LevelEstimate
+from vivero.diffusion.noise_scheduler import NoiseScheduler
+from vivero.diffusion.schedules import LinearSchedule
 
 NULL = 3
 
@@ -75,3 +78,57 @@ def test_wastes_no_pass(denoiser, noisy, guidance, sigma, labels):
 def test_class_and_no_class_share_one_batch(denoiser, noisy):
     Guided(denoiser, 2.0, (0.0, 10.0), NULL)(noisy[:3], torch.ones(3), LABELS[:3])
     assert denoiser.batches == [6]
+
+
+class CountingTree:
+    """Expects noisy * (label + 1) * sigma, and remembers the size of each batch."""
+
+    def __init__(self, *, std_per_image: bool) -> None:
+        self.scheduler = NoiseScheduler(LinearSchedule(), (0.2, 0.5), threshold=2.0)
+        self.std_per_image = std_per_image
+        self.batches: list[int] = []
+
+    def at_level(self, noisy: Tensor, sigma: Tensor, labels: Tensor, level: int) -> LevelEstimate:
+        self.batches.append(len(noisy))
+        clean = noisy * ((labels + 1) * sigma)[:, None, None, None]
+        if level == 0:
+            return LevelEstimate(clean, None, None)
+        std = (labels + 1.0)[:, None, None, None] if self.std_per_image else torch.ones(3, 1, 1)
+        return LevelEstimate(clean, level + clean.repeat(1, 3, 1, 1).square(), std)
+
+
+@pytest.mark.parametrize("std_per_image", [False, True])
+def test_a_tree_is_guided_as_a_denoiser_is_in_details_too(noisy, std_per_image):
+    tree = CountingTree(std_per_image=std_per_image)
+    sigma = torch.tensor([0.5, 1.0, 3.0, 1.0])
+    got = GuidedTree(tree, 2.0, (0.8, 2.0), NULL).at_level(noisy, sigma, LABELS, 1)
+
+    assert tree.batches == [5]
+    with_class = tree.at_level(noisy, sigma, LABELS, 1)
+    without_class = tree.at_level(noisy, sigma, torch.full_like(LABELS, NULL), 1)
+    for name in ("clean", "details"):
+        expected = getattr(with_class, name).clone()
+        expected[1] += getattr(with_class, name)[1] - getattr(without_class, name)[1]
+        assert torch.allclose(getattr(got, name), expected)
+    assert torch.equal(got.details_std, with_class.details_std)
+    usual = Guided(CountingDenoiser(), 2.0, (0.8, 2.0), NULL)(noisy, sigma, LABELS)
+    assert torch.allclose(got.clean, usual)
+
+
+def test_a_tree_has_no_details_to_guide_at_the_finest_level(noisy):
+    tree = CountingTree(std_per_image=True)
+    got = GuidedTree(tree, 2.0, (0.0, 9.0), NULL).at_level(noisy, torch.ones(4), LABELS, 0)
+    assert got.details is None
+    assert got.details_std is None
+    assert tree.batches == [7]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sigma"), [(1.0, 1.0), (2.0, 99.0)], ids=["guidance 1", "outside the interval"]
+)
+def test_a_tree_that_is_not_guided_is_asked_once(noisy, guidance, sigma):
+    tree = CountingTree(std_per_image=True)
+    guided = GuidedTree(tree, guidance, (0.0, 10.0), NULL)
+    guided.at_level(noisy, torch.full((4,), sigma), LABELS, 1)
+    assert tree.batches == [4]
+    assert guided.scheduler is tree.scheduler
