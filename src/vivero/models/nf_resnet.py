@@ -32,6 +32,11 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 LEAST_FAN_IN = 3  # one input standardises to zero and two to plus and minus one, whatever they are
 EPSILON = 1e-6  # of the sum of squares of one unit's weights, which starts at 1
 GROUP_CHANNELS = 16  # as in the U-Net: narrower groups miss the fast bf16 kernel of a CPU
+# A silent convolution wakes through its gain alone, a step of the learning rate at a time, where
+# each weight of a plain one takes such a step. A net of 6 blocks that denoises shapes, AdamW 1e-3,
+# loss of steps 150 to 200: 0.046 and 0.036 (two seeds) at 1, 0.028 and 0.023 at 10, 0.033 (first
+# seed) with plain convolutions.
+SILENT_GAIN_STEP = 10.0
 GATE_REDUCTION, LEAST_GATE_CHANNELS = 4, 8
 SPATIAL_GATE_PX = 7
 STEM_PX = 3
@@ -375,7 +380,9 @@ class NFBlock(nn.Module):
         self.gain_and_bias = (
             _zero_linear(embedding_channels, 2 * num_out) if embedding_channels else None
         )
-        self.conv_out = ScaledStdConv2d(num_out, num_out, 3, gain=0.0, input_scale=gain)
+        self.conv_out = ScaledStdConv2d(
+            num_out, num_out, 3, gain=0.0, input_scale=gain * SILENT_GAIN_STEP
+        )
         self.attention = _attention(channel_attention, num_out)
 
     def forward(self, features: Tensor, embedding: Tensor | None = None) -> Tensor:

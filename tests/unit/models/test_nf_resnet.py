@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.models.nf_resnet import (
     ACTIVATIONS,
+    SILENT_GAIN_STEP,
     BlurPool,
     ChannelSpatialAttention,
     EncoderNFResNet,
@@ -41,7 +42,7 @@ def woken(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, ScaledStdConv2d):
-                layer.gain.fill_(1)
+                layer.gain[layer.gain == 0] = 1 / SILENT_GAIN_STEP
     return network
 
 
@@ -275,12 +276,12 @@ def test_the_adaptive_gain_and_bias_act_between_the_convolutions():
     features, embedding = normal(2, 8, 6, 6), normal(2, 4)
     gain, bias = block.gain_and_bias(embedding)[:, :, None, None].chunk(2, dim=1)
 
-    def conv(layer: ScaledStdConv2d, inputs: Tensor) -> Tensor:  # the input scale is in its weights
-        weight = layer.standardised_weight() / layer.input_scale
+    def conv(layer: ScaledStdConv2d, inputs: Tensor, gain: float) -> Tensor:
+        weight = layer.standardised_weight() / layer.input_scale * gain
         return F.conv2d(inputs, weight, layer.bias, padding=1)
 
-    hidden = conv(block.conv_in, activation(features) / 1.25) * (1 + gain) + bias
-    expected = features + 0.2 * conv(block.conv_out, activation(hidden))
+    hidden = conv(block.conv_in, activation(features) / 1.25, 1) * (1 + gain) + bias
+    expected = features + 0.2 * conv(block.conv_out, activation(hidden), SILENT_GAIN_STEP)
     torch.testing.assert_close(block(features, embedding), expected, rtol=1e-4, atol=1e-5)
 
 
