@@ -93,7 +93,7 @@ class ScaledStdConv2d(nn.Conv2d):
         super().__init__(
             num_in, num_out, kernel_px, stride=stride, padding=kernel_px // 2, bias=has_bias
         )
-        self.gain = nn.Parameter(torch.full((num_out, 1, 1, 1), gain))
+        self.gain = nn.Parameter(gain * torch.ones(num_out, 1, 1, 1))
 
     def reset_parameters(self) -> None:
         """Draw new raw weights; zero the bias."""
@@ -128,7 +128,7 @@ class ScaledStdConv2d(nn.Conv2d):
 def fold(module: nn.Module) -> nn.Module:
     """A copy of the module in which every ScaledStdConv2d is a plain convolution of equal output.
 
-    At inference the standardised weights are constants: a folded network is quicker, and its
+    At inference the standardised weights are constants: a folded network is a little quicker, and its
     export holds no trace of the standardisation. The copy is for inference: what it would learn
     is no longer standardised.
     """
