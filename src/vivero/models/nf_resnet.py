@@ -128,9 +128,9 @@ class ScaledStdConv2d(nn.Conv2d):
 def fold(module: nn.Module) -> nn.Module:
     """A copy of the module in which every ScaledStdConv2d is a plain convolution of equal output.
 
-    At inference the standardised weights are constants: a folded network is a little quicker, and its
-    export holds no trace of the standardisation. The copy is for inference: what it would learn
-    is no longer standardised.
+    At inference the standardised weights are constants: a folded network is a little quicker, and
+    its export holds no trace of the standardisation. The copy is for inference: what it would
+    learn is no longer standardised.
     """
     if isinstance(module, ScaledStdConv2d):
         return _plain_conv(module)
