@@ -1,4 +1,4 @@
-"""`vivero compare` and `vivero seeds`: is it better, and is it more than luck."""
+"""`vivero compare`, `compare-samplers`, `seeds`: is it better, and is it more than luck."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ import typer
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (compare, seeds):
+    for command in (compare, compare_samplers, seeds):
         app.command()(command)
 
 
@@ -29,6 +29,54 @@ def compare(
     from vivero.cli.comparing import compare_models
 
     compare_models((model_a, model_b), out)
+
+
+def compare_samplers(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for samples.png, pareto.png and results.json.")
+    ],
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="For each cell; fewer are less sure.")
+    ] = 1000,
+    ddpm_images: Annotated[
+        int, typer.Option("--ddpm-images", min=2, help="At most so many with 1000 steps of DDPM.")
+    ] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Image k depends on (seed, k) alone.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="1 = none; default: the model's own.")
+    ] = None,
+    samplers: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these of ddpm, ddim, heun, dpm_solver_pp_2m, uni_pc, hierarchical."
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Only these of 5, 8, 12, 20, 50 and DDPM's 250, 1000.")
+    ] = None,
+) -> None:
+    """Show what each sampler makes of one model in few steps: images, distance, time.
+
+    Every sampler x steps makes the same images from the same seeds; each finished cell is kept in
+    OUT/cells, so that the same command goes on where it was stopped. Needs the real images'
+    features of the stage compute_reference.
+
+    Example: vivero compare-samplers models:/vivero@champion --out work/samplers --steps 8,20,250
+    """
+    from vivero.cli.comparing_samplers import Request, compare_samplers
+
+    request = Request(
+        num_images=images,
+        num_ddpm_images=ddpm_images,
+        seed=seed,
+        guidance=guidance,
+        samplers=None if samplers is None else _listed(samplers),
+        steps=None if steps is None else _counts(steps),
+    )
+    compare_samplers(model, request, out)
 
 
 def seeds(
@@ -53,3 +101,14 @@ def seeds(
     from vivero.cli.seeds import run_seeds
 
     raise typer.Exit(run_seeds(seeds, name, stage, keep=keep))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no list of numbers such as 5,20") from None

@@ -15,7 +15,7 @@ COMMANDS = [
     "data fetch", "data import", "data verify", "data show",
     "validate-data", "validate_data", "prepare_data", "compute_reference", "train", "evaluate",
     "check_drift", "judge", "register",
-    "compare", "seeds", "find-learning-rate",
+    "compare", "compare-samplers", "seeds", "find-learning-rate",
 ]  # fmt: skip
 
 
