@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling check format ui lock clean
+.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models check format ui lock clean
 
 VENV := .venv
 PYTHON ?= python3
@@ -60,6 +60,10 @@ bench-train: setup  ## our loop against the hardware's peak and the usual loop; 
 
 bench-scaling: setup  ## how the cost grows with processes, model, batch and resolution
 	@$(BIN)/python -m bench.scaling
+
+bench-models: setup  ## tree against plain at equal seconds, hours; goes on where it was stopped
+	@$(BIN)/vivero prepare-data
+	@$(BIN)/python -m bench.models
 
 prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
 	@KILLS=$(KILLS) $(BIN)/python -m tests.proofs.prove_resume
