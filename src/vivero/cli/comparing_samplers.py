@@ -263,7 +263,7 @@ def _results(model: str, bench: Bench, counts: Mapping[Cell, int]) -> Results:
     missing = {cell: n for cell, n in counts.items() if store.figures(cell, n) is None}
     if len(missing) < len(counts):
         log.info("%d of %d cells are there already", len(counts) - len(missing), len(counts))
-    num_converged = min(NUM_CONVERGED, *counts.values())
+    num_converged = min(NUM_CONVERGED, max(counts.values()))
     solution = store.converged(num_converged)
     flow_passes = num_converged * (CONVERGED.num_passes + HALF_CONVERGED.num_passes)
     total = sum(cell.num_passes * n for cell, n in missing.items())
@@ -424,6 +424,7 @@ def _print(results: Results, out_dir: Path) -> None:
         "evaluations at full resolution; from flow: distance of pixels from the converged "
         f"solution, which changes by {results.converged.uncertainty:.2g} from half the steps"
     )
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for found, above in zip(results.figures, (None, *results.figures), strict=False):
