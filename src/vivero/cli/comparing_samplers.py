@@ -357,8 +357,8 @@ def _short_lines(found: CellFigures) -> tuple[str, str]:
     margin = found.frechet.value - found.frechet.low
     few = "" if found.cell.num_steps != LONGEST_STEPS else f" (n = {found.n})"
     return (
-        f"{found.evaluations:g} evaluations, {_ms(found.ms_per_image)} ms",
-        f"FD {found.frechet.value:.4g} ± {margin:.2g}{few}",
+        f"{found.evaluations:g} evaluations, {_digits(found.ms_per_image)} ms",
+        f"FD {found.frechet.value:.4g} ± {_digits(margin)}{few}",
     )
 
 
@@ -447,14 +447,14 @@ def _row_cells(found: CellFigures) -> tuple[str, ...]:
         f"{found.evaluations:g}",
         f"{found.frechet.value:.4g}",
         f"{found.frechet.low:.4g} to {found.frechet.high:.4g}",
-        _ms(found.ms_per_image),
+        _digits(found.ms_per_image),
         f"{found.equivalent_evaluations:.1f}",
         "-" if found.divergence is None else f"{found.divergence:.2g}",
     )
 
 
-def _ms(value: float | None) -> str:
-    """Milliseconds to three digits, without an exponent."""
+def _digits(value: float | None) -> str:
+    """A positive number to three digits, without an exponent."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
