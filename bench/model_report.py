@@ -299,7 +299,7 @@ def markdown(
         f"{sentence[0].upper()}{sentence[1:]}.",
         "",
         f"Every run trains for {seconds:g} seconds of one core, one run on each core; the learning "
-        f"rate follows the share of the time used. Means over seeds, +- one standard deviation "
+        f"rate follows the share of the time used. Means over seeds, ± one standard deviation "
         f"between seeds. Denoising loss: held-out, weighted, mean over "
         f"{len(given[0]['denoising'])} noise levels. FD: n = "
         f"{given[0]['made_from']['run']['num_samples']:,}, 18 steps, guidance 1, the model's own "
@@ -315,14 +315,20 @@ def markdown(
         lines += ["Denoising loss by noise level:", "", *_level_table(row), ""]
         others = _sampler_table(row)
         if others:
-            lines += ["C1, the sampler alone (same weights, guidance 1):", "", *others, ""]
+            lines += [
+                "C1, the sampler alone, same weights, guidance 1 (at full resolution the state is "
+                "of full size; the branches are still chosen by its noise):",
+                "",
+                *others,
+                "",
+            ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _main_table(row: Mapping[str, Cell | None]) -> list[str]:
     head = ["", "variant", "denoising loss", *JUDGES.values(), "x floor", "guided"]
     head += ["agreement", "ms", "images/s", "images", "parameters", "seeds"]
-    lines = [f"| {' | '.join(head)} |", "| " + "--- | " * len(head)]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, cell in row.items():
         what = variant_of(name).what
         if cell is None:
@@ -353,7 +359,7 @@ def _level_table(row: Mapping[str, Cell | None]) -> list[str]:
     shown = {name: cell for name in SHOWN_BY_LEVEL if (cell := row.get(name)) is not None}
     shown = shown or {name: cell for name, cell in row.items() if cell is not None}
     sigmas = sorted({sigma for cell in shown.values() for sigma in cell.loss_by_sigma})
-    lines = [f"| sigma | {' | '.join(shown)} |", "| " + "--- | " * (len(shown) + 1)]
+    lines = [f"| sigma | {' | '.join(shown)} |", "|" + " --- |" * (len(shown) + 1)]
     for sigma in sigmas:
         values = [f"{cell.loss_by_sigma[sigma]:.4f}" for cell in shown.values()]
         lines.append(f"| {sigma:.3g} | {' | '.join(values)} |")
