@@ -54,22 +54,34 @@ def all_runs(root: Path, seconds: float, only_finished: bool) -> Rows:
 def judged(rows: Rows, root: Path) -> Rows:
     """The reports with what the judges say of the samples as "judges", by how many they looked at.
 
-    A distance grows as samples become fewer, so ours are judged at every number of theirs.
+    A distance grows as samples become fewer, so ours are judged at every number of theirs. Theirs
+    come with "sampling", the kind of samples that is nearer to the real images.
     """
     images_dir = artifacts_dir(root, "prepare_data") / "images"
-    real = open_real_images(images_dir, work_dir(root) / "judges")
-    counts = {row["sampling"]["num_images"] for row in rows.values()}
-    for name, row in rows.items():
-        is_ours = name in (OURS, OURS_QUARTER)
-        folder = our_model.run_folder if is_ours else usual_model.run_folder
-        samples = np.load(folder(root, name) / "samples.npy")
-        has_labels = is_ours or row["run"]["is_fitted"]
-        labels = np.arange(len(samples)) % usual_model.NUM_CLASSES if has_labels else None
-        row["judges"] = {
-            str(n): judge_samples(samples[:n], real, None if labels is None else labels[:n])
-            for n in sorted(counts if is_ours else {len(samples)})
+    real = open_real_images(images_dir, work_dir(root) / "bench" / "judges")
+    counts = set()
+    for name in rows.keys() - {OURS, OURS_QUARTER}:
+        row, folder = rows[name], usual_model.run_folder(root, name)
+        kinds = {}
+        for kind in row["samplings"]:
+            samples = np.load(usual_model.samples_path(folder, kind))
+            kinds[kind] = judge_samples(samples, real, labels_of(samples, row["run"]["is_fitted"]))
+        better = min(kinds, key=lambda kind: sum(kinds[kind]["judges"][j]["fd"] for j in JUDGES))
+        row |= {"sampling": {**row["samplings"][better], "kind": better}, "judges_by_kind": kinds}
+        row["judges"] = {str(kinds[better]["n"]): kinds[better]}
+        counts.add(kinds[better]["n"])
+    for name in (OURS, OURS_QUARTER):
+        samples = np.load(our_model.run_folder(root, name) / "samples.npy")
+        rows[name]["judges"] = {
+            str(n): judge_samples(samples[:n], real, labels_of(samples[:n], True))
+            for n in sorted(counts | {len(samples)})
         }
     return rows
+
+
+def labels_of(samples: np.ndarray, has_labels: bool) -> np.ndarray | None:
+    """The classes that samples were asked for, which come in turn; None without."""
+    return np.arange(len(samples)) % usual_model.NUM_CLASSES if has_labels else None
 
 
 def verdicts(row: dict[str, Any], num_images: int | None = None) -> dict[str, dict[str, Any]]:

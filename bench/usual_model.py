@@ -13,7 +13,8 @@ Two sizes. "docs" is the `UNet2DModel` of Hugging Face's course on diffusion for
 library sends its beginners; "equal" the same pattern, narrowed to our parameter count. The default
 runs keep every default of the example (500 steps of warm-up, 100 epochs of cosine, however few
 of them fit into the time). The search and the best run get what helps them: a class label, which
-our model has as well, a cosine that ends with the time, and the better of EMA and last weights.
+our model has as well, and a cosine that ends with the time. All runs are judged by the better of
+EMA and last weights, and by the better of DDIM as it is and with its clipped output.
 """
 
 import dataclasses
@@ -56,6 +57,7 @@ SIZES: dict[str, tuple[int, ...]] = {"equal": (32, 64, 64, 64), "docs": (64, 128
 NUM_CLASSES = 10
 NUM_TIMESTEPS = 1000
 NUM_SAMPLING_STEPS = 50
+SAMPLINGS = {"plain": False, "clipped": True}  # DDIM's use_clipped_model_output
 SAMPLING_BATCH_IMAGES = 100
 PADDING_PX = 2
 DEFAULT_BATCH_IMAGES = 64
@@ -296,8 +298,14 @@ class UsualDenoiser:
 
 
 @torch.inference_mode()
-def ddim_samples(network: nn.Module, num_images: int, has_labels: bool) -> np.ndarray:
-    """Images of diffusers' own DDIM; uint8, (N, 1, 28, 28). Labels come in turn."""
+def ddim_samples(
+    network: nn.Module, num_images: int, has_labels: bool, is_clipped: bool
+) -> np.ndarray:
+    """Images of diffusers' own DDIM; uint8, (N, 1, 28, 28). Labels come in turn.
+
+    is_clipped is its option use_clipped_model_output, off by default: the noise is taken from the
+    clipped image, too, which helps a model that has not learned for long.
+    """
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(num_train_timesteps=NUM_TIMESTEPS)
@@ -309,7 +317,9 @@ def ddim_samples(network: nn.Module, num_images: int, has_labels: bool) -> np.nd
         for timestep in scheduler.timesteps:
             timesteps = timestep.expand(len(labels))
             noise = predicted_noise(network, images, timesteps, labels, has_labels)
-            images = scheduler.step(noise, timestep, images).prev_sample
+            images = scheduler.step(
+                noise, timestep, images, use_clipped_model_output=is_clipped
+            ).prev_sample
         batches.append(((cropped(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(batches).numpy()
 
@@ -353,17 +363,36 @@ def run_one(run: UsualRun, root: Path) -> None:
         for kind, network in weights.items():
             with write_whole(folder / f"{kind}.safetensors") as path:
                 save_file(network.state_dict(), path)
+        for path in folder.glob("sampling-*.json"):  # of former weights
+            path.unlink()
         write_json(trained_path, {"run": settings, "used": used})
     log.info("%s: %s", run.name, {key: round(value, 4) for key, value in used.items()})
     report = {"run": settings, "used": used, **judged(run, weights, root)}
     report["num_parameters"] = sum(weight.numel() for weight in weights["raw"].parameters())
     if run.num_samples:
-        clock = Clock(run.seconds)
-        samples = ddim_samples(weights[report["weights"]], run.num_samples, run.is_fitted)
-        report["sampling"] = clock.used_for(len(samples))
-        np.save(folder / "samples.npy", samples)
+        report["samplings"] = samplings(run, weights[report["weights"]], folder)
     write_json(folder / "result.json", report)
     log.info("%s: held-out loss %.4f (%s)", run.name, report["validation_loss"], report["weights"])
+
+
+def samplings(run: UsualRun, network: nn.Module, folder: Path) -> dict[str, dict[str, float]]:
+    """What the samples of each kind took; those that are there already are not made again."""
+    found = {}
+    for kind, is_clipped in SAMPLINGS.items():
+        used_path = folder / f"sampling-{kind}.json"
+        if not used_path.exists():
+            clock = Clock(run.seconds)
+            samples = ddim_samples(network, run.num_samples, run.is_fitted, is_clipped)
+            used = clock.used_for(len(samples))
+            np.save(samples_path(folder, kind), samples)
+            write_json(used_path, used)
+        found[kind] = read_json(used_path)
+    return found
+
+
+def samples_path(folder: Path, kind: str) -> Path:
+    """Where the samples of a kind lie."""
+    return folder / f"samples-{kind}.npy"
 
 
 def results(root: Path, seconds: float) -> dict[str, dict[str, Any]]:
@@ -371,7 +400,12 @@ def results(root: Path, seconds: float) -> dict[str, dict[str, Any]]:
     paths = run_folder(root, "").glob("*/result.json")
     found = {path.parent.name: read_json(path) for path in paths}
     lengths = (seconds, seconds / SEARCH_DIVISOR)
-    return {name: report for name, report in found.items() if report["run"]["seconds"] in lengths}
+    return {
+        name: report
+        for name, report in found.items()
+        if report["run"]["seconds"] in lengths
+        and (not report["run"]["num_samples"] or report.get("samplings", {}).keys() == {*SAMPLINGS})
+    }
 
 
 def losses_of(found: dict[str, dict[str, Any]]) -> dict[str, float]:

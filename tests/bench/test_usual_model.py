@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from bench.against_usual import BEST, DEFAULTS, OURS, OURS_QUARTER, sentence, tables, targets
+from bench import our_model, usual_model
+from bench.against_usual import (
+    BEST,
+    DEFAULTS,
+    OURS,
+    OURS_QUARTER,
+    judged,
+    sentence,
+    tables,
+    targets,
+)
 from bench.contest import Clock, contest_environment, denoising_rows, mean_loss
 from bench.our_model import TrainingTime, fitted_settings
 from bench.usual_model import (
@@ -135,8 +145,33 @@ def test_a_run_trains_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     averaged, used = train(run, network, tmp_path)
     assert used["num_steps"] * 2 == used["num_images"] > 0
     monkeypatch.setattr("bench.usual_model.NUM_SAMPLING_STEPS", 2)
-    samples = ddim_samples(averaged, 2, True)
+    samples = ddim_samples(averaged, 2, True, is_clipped=True)
     assert (samples.shape, samples.dtype) == ((2, 1, 28, 28), np.uint8)
+
+
+def test_theirs_are_judged_by_the_better_samples_and_ours_at_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def mean_brightness(samples: np.ndarray, _real: object, labels: object) -> dict[str, Any]:
+        judges = {name: {"fd": float(samples.mean())} for name in ("strided", "pooled")}
+        return {"n": len(samples), "judges": judges, "has_labels": labels is not None}
+
+    monkeypatch.setattr("bench.against_usual.open_real_images", lambda *_: None)
+    monkeypatch.setattr("bench.against_usual.judge_samples", mean_brightness)
+    folder = usual_model.run_folder(tmp_path, "docs")
+    folder.mkdir(parents=True)
+    for kind, brightness in {"plain": 9, "clipped": 4}.items():
+        np.save(usual_model.samples_path(folder, kind), np.full((6, 1, 2, 2), brightness, "u1"))
+    for name in (OURS, OURS_QUARTER):
+        our_model.run_folder(tmp_path, name).mkdir(parents=True)
+        np.save(our_model.run_folder(tmp_path, name) / "samples.npy", np.ones((10, 1, 2, 2), "u1"))
+    docs = {"run": {"is_fitted": False}, "samplings": {"plain": {}, "clipped": {}}}
+
+    rows = judged({"docs": docs, OURS: {}, OURS_QUARTER: {}}, tmp_path)
+    assert rows["docs"]["sampling"]["kind"] == "clipped"
+    assert rows["docs"]["judges"]["6"]["judges"]["pooled"]["fd"] == 4
+    assert not rows["docs"]["judges"]["6"]["has_labels"]
+    assert rows[OURS]["judges"].keys() == {"6", "10"}
 
 
 def report(distance: float, error: float, speed: float, num_images: int = 1000) -> dict[str, Any]:
