@@ -30,13 +30,13 @@ A0: Changes = {
     "model.tree.normalisation": "none",
     "model.tree.channel_attention": "none",
     "model.tree.downsampling": "blur",
-    "model.tree.has_cross_attention": True,
+    "model.tree.has_cross_attention": False,
     "model.tree.fine_crop_share": 1.0,
     **NO_TREE_LOSSES,
 }
 A1: Changes = {**A0, "loss.coarse_weight": 0.25}
 A2: Changes = {**A1, "model.tree.is_fused": True, "loss.consistency_weight": 0.1}
-A3: Changes = {**A2, "model.tree.threshold": 2.0, "loss.detail_weight": 0.25}
+A3: Changes = {**A2, "model.tree.threshold": 4.0, "loss.detail_weight": 0.25}
 PERCEPTUAL: Changes = {"loss.perceptual_weight": 0.1}
 
 
@@ -63,23 +63,25 @@ VARIANTS: dict[str, Variant] = {
             "model.channels": [64, 128],
             "model.patch_px": 2,
             "model.attention_heads": 4,
+            "learning_rate": 4e-3,
         },
     ),
     "A0": Variant("plain control: no routing, one loss", A0),
     "A1": Variant("A0 + losses of the coarser branches", A1),
     "A2": Variant("A1 + fusion and consistency", A2),
-    "A3": Variant("A2 + routing at kappa 2 and detail head: the tree", A3),
+    "A3": Variant("A2 + routing at kappa 4 and detail head: the tree", A3),
     "A3-1.5": Variant("A3 at kappa 1.5", {**A3, "model.tree.threshold": 1.5}),
+    "A3-2": Variant("A3 at kappa 2", {**A3, "model.tree.threshold": 2.0}),
     "A3-3": Variant("A3 at kappa 3", {**A3, "model.tree.threshold": 3.0}),
-    "A3-4": Variant("A3 at kappa 4", {**A3, "model.tree.threshold": 4.0}),
     "A3-6": Variant("A3 at kappa 6", {**A3, "model.tree.threshold": 6.0}),
     "A4": Variant("A3's weights, naive hand-over", A3, weights_of="A3"),
     "A5": Variant("A3 + hand-over consistency", {**A3, "loss.handover_weight": 0.25}),
     "A6": Variant("A3 + half crops of the finest", {**A3, "model.tree.fine_crop_share": 0.5}),
     "A7a": Variant(
         "A3 without any attention",
-        {**A3, "model.tree.has_cross_attention": False, "model.attention_heads": 0},
+        {**A3, "model.attention_heads": 0},
     ),
+    "A7e": Variant("A3 + cross-attention", {**A3, "model.tree.has_cross_attention": True}),
     "A7b": Variant(
         "A3 + squeeze-and-excite", {**A3, "model.tree.channel_attention": "squeeze_excite"}
     ),
@@ -97,8 +99,8 @@ VARIANTS: dict[str, Variant] = {
 # What the choice needs comes first, seed by seed; then one variant after the other.
 FIRST = ("A0", "A3", "U0")
 THEN = (
-    *("A2", "A1", "A5", "A4", "A7a", "A7b", "A7c", "A7d", "A6"),
-    *("A3-1.5", "A3-3", "A3-4", "A3-6", "A8a", "A8b"),
+    *("A2", "A1", "A5", "A4", "A7a", "A7b", "A7c", "A7d", "A7e", "A6"),
+    *("A3-2", "A3-3", "A3-6", "A3-1.5", "A8a", "A8b"),
 )
 
 

@@ -12,13 +12,19 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-SamplerName = Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m"]
+SamplerName = Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m", "uni_pc", "hierarchical"]
 ExtractorName = Literal["efficientnet_lite0", "inception"]
 ParameterisationName = Literal["noise", "velocity", "clean"]
 ScheduleName = Literal["linear", "cosine", "karras"]
 LearningRateScheduleName = Literal["constant", "cosine", "one_cycle", "inverse_square_root"]
 ClippingName = Literal["none", "global", "adaptive"]
+NormalisationName = Literal["none", "pixel", "group"]
+ChannelAttentionName = Literal["none", "squeeze_excite", "cbam"]
+DownsamplingName = Literal["blur", "strided"]
+
+TREE_PATCH_PX = 2
 
 
 class Section(BaseModel):
@@ -64,15 +70,36 @@ class ComputeReferenceConfig(Section):
     seed: Count
 
 
-class ModelConfig(Section):
-    """The network. `name` picks the architecture in models/build.py."""
+class TreeConfig(Section):
+    """What a tree has beyond a U-Net; see docs/tree-diffusion.md."""
 
-    name: Literal["unet"]
+    threshold: PositiveFloat | None
+    is_fused: bool
+    normalisation: NormalisationName
+    channel_attention: ChannelAttentionName
+    downsampling: DownsamplingName
+    has_cross_attention: bool
+    fine_crop_share: Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelConfig(Section):
+    """The network. `name` picks the architecture in models/build.py; `tree` is read by a tree."""
+
+    name: Literal["unet", "tree"]
     channels: Annotated[list[Positive], Field(min_length=1, max_length=6)]
     blocks_per_level: Positive
     patch_px: Literal[1, 2, 4]
     attention_heads: Count
     embedding_channels: Positive
+    tree: TreeConfig | None = None  # models of before there were trees have no such block
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name == "tree" and self.tree is None:
+            raise ValueError("name: tree needs the block train.model.tree")
+        if self.name == "tree" and self.patch_px != TREE_PATCH_PX:
+            raise ValueError(f"name: tree needs patch_px: {TREE_PATCH_PX}, the Haar split")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -107,6 +134,17 @@ class DiffusionConfig(Section):
         if self.sigma_min >= self.sigma_max:
             raise ValueError("sigma_min must be below sigma_max")
         return self
+
+
+class LossConfig(Section):
+    """Weights of what a tree learns beside its finest branch; see docs/tree-diffusion.md."""
+
+    coarse_weight: NonNegative
+    consistency_weight: NonNegative
+    handover_weight: NonNegative
+    detail_weight: NonNegative
+    perceptual_weight: NonNegative
+    perceptual_max_sigma: PositiveFloat
 
 
 class SamplingConfig(Section):
@@ -164,6 +202,7 @@ class TrainConfig(Section):
     keep_checkpoints: Positive
     model: ModelConfig
     diffusion: DiffusionConfig
+    loss: LossConfig
     sampling: SamplingConfig
 
     @model_validator(mode="after")

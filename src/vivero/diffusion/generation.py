@@ -4,8 +4,9 @@ Letters: B images, C channels, H rows, W columns. Randomness is a function of (s
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,9 +14,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from vivero.config.schema import SamplerName
-from vivero.diffusion.guidance import Guided
+from vivero.diffusion.guidance import Guided, GuidedTree
+from vivero.diffusion.hierarchical import sample_hierarchical
 from vivero.diffusion.preconditioning import Denoiser
-from vivero.diffusion.samplers import SAMPLERS
+from vivero.diffusion.samplers import SAMPLERS, DrawNoise
+from vivero.diffusion.tree_denoiser import TreeDenoiser
+from vivero.errors import SamplingError
 
 
 @runtime_checkable
@@ -59,7 +63,7 @@ def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
 
 
 def generate(
-    denoiser: Denoiser,
+    denoiser: Denoiser | TreeDenoiser,
     schedule: SamplingLevels,
     spec: GenerationSpec,
     labels: Int64[Tensor, " N"],
@@ -83,7 +87,8 @@ def generate(
 
     Raises:
         ValueError: If labels and indices differ in length or a label does not exist.
-        SamplingError: When the model gives something that is not a finite number.
+        SamplingError: When the model gives something that is not a finite number, or the sampler
+            is hierarchical and the model is not a tree.
     """
     if len(labels) != len(indices):
         raise ValueError(f"need one index per label; got {len(indices)} for {len(labels)}")
@@ -92,7 +97,7 @@ def generate(
             f"labels must lie in 0..{denoiser.null_label}; "
             f"got {int(labels.min())}..{int(labels.max())}"
         )
-    guided = Guided(denoiser, spec.guidance, spec.guidance_interval, denoiser.null_label)
+    sample = _sample_function(denoiser, spec)
     sigmas = schedule.sampling_sigmas(spec.num_steps)
     for begin in range(0, len(labels), spec.batch_images):
         end = begin + spec.batch_images
@@ -102,8 +107,23 @@ def generate(
         ]
         noise = _NoiseOfImages(generators, image_shape, labels.device)
         with torch.inference_mode():
-            images = SAMPLERS[spec.sampler](guided, noise(), sigmas, labels[begin:end], noise)
+            images = sample(noise(), sigmas, labels[begin:end], noise)
         yield to_uint8(images).cpu()
+
+
+def _sample_function(
+    denoiser: Denoiser | TreeDenoiser, spec: GenerationSpec
+) -> Callable[[Tensor, Tensor, Tensor, DrawNoise], Tensor]:
+    """The sampler of spec over the guided denoiser."""
+    guiding = (spec.guidance, spec.guidance_interval, denoiser.null_label)
+    if spec.sampler != "hierarchical":
+        return partial(SAMPLERS[spec.sampler], Guided(denoiser, *guiding))
+    if not isinstance(denoiser, TreeDenoiser):
+        raise SamplingError(
+            "the sampler hierarchical needs a model of name: tree, and this one is none; write "
+            "sampler: dpm_solver_pp_2m in sample and train.sampling"
+        )
+    return partial(sample_hierarchical, GuidedTree(denoiser, *guiding))
 
 
 @dataclass(frozen=True)

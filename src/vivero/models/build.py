@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vivero.config.schema import ModelConfig
+from vivero.models.tree import TreeNetwork
 from vivero.models.unet import UNet
 
 
@@ -19,15 +20,17 @@ def build_model(
         image_size_px: Side of the square images; a multiple of config.size_divisor_px.
 
     Returns:
-        A module with forward(scaled_input (B, C, H, W), noise_condition (B,), labels (B,) int64)
-        giving (B, C, H, W); label num_classes means "no class". Weights lie channels-last.
+        A module that `build_denoiser` reads; label num_classes means "no class". Weights lie
+        channels-last.
 
     Raises:
         ValueError: If image_size_px does not fit the network.
     """
     match config.name:
         case "unet":
-            network = UNet(config, num_channels, num_classes, image_size_px)
+            network: nn.Module = UNet(config, num_channels, num_classes, image_size_px)
+        case "tree":
+            network = TreeNetwork(config, num_channels, num_classes, image_size_px)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -4,23 +4,19 @@ Letters: B images, C channels, H rows, W columns, E embedding channels. Knows no
 schedules: what its output means is the business of `vivero.diffusion.preconditioning`.
 """
 
-import contextlib
-import math
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from vivero.config.schema import ModelConfig
 from vivero.diffusion.haar import haar_rotation, pack_patches, unpack_patches
+from vivero.models.embeddings import NoiseEmbedding
+from vivero.models.token_attention import attention_kernel
 
 GROUP_CHANNELS = 16  # of each normalisation; narrower groups miss the fast bf16 kernel of a CPU
-MAX_PLAIN_POSITIONS = 256
-NUM_FREQUENCIES = 32
-LEAST_FREQUENCY, MOST_FREQUENCY = 0.25, 64.0  # radians per unit of the noise condition
 
 
 def _conv(num_in: int, num_out: int, kernel_px: int, *, is_zero: bool = False) -> nn.Conv2d:
@@ -77,44 +73,10 @@ class Attention(nn.Module):
         shape = (num_images, 3, self.num_heads, num_channels // self.num_heads, -1)
         parts = self.query_key_value(self.norm(features)).reshape(shape)
         query, key, value = parts.transpose(-1, -2).unbind(dim=1)
-        with _attention_kernel(features):
+        with attention_kernel(query):
             seen = F.scaled_dot_product_attention(query, key, value)
         change: Tensor = self.out(seen.transpose(-1, -2).reshape(features.shape))
         return features + change
-
-
-def _attention_kernel(features: Tensor) -> contextlib.AbstractContextManager[None]:
-    """On a CPU and at few positions the plain products: its flash kernel is slower there.
-
-    Forward and backward of 49 positions, 2 cores: 3.6 against 5.5 ms in fp32, 3.8 against 17 ms in
-    bf16 (docs/experiments.md).
-    """
-    if features.device.type == "cpu" and features[0, 0].numel() <= MAX_PLAIN_POSITIONS:
-        return sdpa_kernel(SDPBackend.MATH)
-    return contextlib.nullcontext()
-
-
-class NoiseEmbedding(nn.Module):
-    """The noise condition as waves of fixed frequencies, then two layers."""
-
-    frequencies: Tensor
-
-    def __init__(self, embedding_channels: int) -> None:
-        super().__init__()
-        ends = math.log(LEAST_FREQUENCY), math.log(MOST_FREQUENCY)
-        frequencies = torch.exp(torch.linspace(*ends, NUM_FREQUENCIES))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * NUM_FREQUENCIES, embedding_channels),
-            nn.SiLU(),
-            nn.Linear(embedding_channels, embedding_channels),
-        )
-
-    def forward(self, noise_condition: Tensor) -> Tensor:
-        """Noise condition (B,) to embedding (B, E)."""
-        angle = noise_condition[:, None] * self.frequencies
-        embedding: Tensor = self.layers(torch.cat([angle.cos(), angle.sin()], dim=1))
-        return embedding
 
 
 class UNet(nn.Module):

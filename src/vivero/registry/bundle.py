@@ -16,11 +16,12 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vivero.diffusion.preconditioning import Denoiser
 from vivero.diffusion.schedules import NoiseSchedule, build_schedule
 from vivero.errors import BundleError
 from vivero.files import read_json, sha256_of_file, sync, write_json, write_text
+from vivero.models.denoisers import AnyDenoiser, build_denoiser
 from vivero.models.load import NETWORK_DIR, WEIGHTS_NAME, load, save
+from vivero.models.nf_resnet import fold
 from vivero.registry.bundle_config import BundleConfig
 from vivero.registry.diffusers_layout import write_diffusers_files
 
@@ -50,7 +51,7 @@ class Bundle:
     """A bundle that was checked and loaded, ready to make images."""
 
     network: nn.Module
-    denoiser: Denoiser
+    denoiser: AnyDenoiser
     schedule: NoiseSchedule
     config: BundleConfig
     lineage: dict[str, Any]
@@ -137,11 +138,8 @@ def load_bundle(bundle_dir: Path) -> Bundle:
         )
     return Bundle(
         network=loaded.network,
-        denoiser=Denoiser(
-            network=loaded.network,
-            parameterisation=config.diffusion.parameterisation,
-            sigma_data=config.diffusion.sigma_data,
-            null_label=len(config.class_names),
+        denoiser=build_denoiser(
+            fold(loaded.network), config.model, config.diffusion, len(config.class_names)
         ),
         schedule=build_schedule(config.diffusion),
         config=config,

@@ -32,8 +32,8 @@ def write_diffusers_files(bundle_dir: Path, config: BundleConfig) -> None:
             "scheduler": ["diffusers", scheduler["_class_name"]],
             "unet": ["vivero_unet", DIFFUSERS_CLASS],
             "settings": {
-                "parameterisation": config.diffusion.parameterisation,
-                "sigma_data": config.diffusion.sigma_data,
+                "model": config.model.model_dump(),
+                "diffusion": config.diffusion.model_dump(),
                 "class_names": config.class_names,
                 "image_shape": [config.image.num_channels, size_px, size_px],
                 "sampling": config.sampling.model_dump(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -21,8 +22,10 @@ from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.schema import Config, TrainConfig
 from vivero.errors import CheckpointError, ConfigError, TrackingError, TrainingError, ViveroError
 from vivero.evaluation.grids import save_grid
+from vivero.evaluation.perceptual import perceptual_distance
 from vivero.files import write_json
 from vivero.models.build import build_model, save_memory
+from vivero.models.tree import TreeNetwork
 from vivero.processes import UNREACHABLE_EXIT_CODE, die_with_parent, speak_of_our_own
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import bundle_config
@@ -46,6 +49,7 @@ from vivero.training.supervision import end_on_purpose, has_ended_on_purpose, he
 from vivero.training.validation import ValidationBank, build_validation_bank
 
 STAGE = "train"
+NUM_FITTED_IMAGES = 10_000  # whose bands a tree is scaled by
 LOCK_TIMEOUT_S = 120.0  # a trainer whose parent was killed ends within seconds
 
 log = logging.getLogger(__name__)
@@ -185,9 +189,17 @@ def new_state(inputs: TrainInputs, workers: Workers) -> TrainState:
     config, card = inputs.config.train, inputs.card
     torch.manual_seed(config.seed)  # the weights; all else is a function of the clock
     model = build_model(config.model, card.num_channels, len(card.class_names), card.image_size_px)
+    if isinstance(model, TreeNetwork):
+        model.fit(sample_of(inputs, workers))
     if config.gradient_checkpointing:
         save_memory(model)
     return new_train_state(workers.place(model, config), config, workers.device)
+
+
+def sample_of(inputs: TrainInputs, workers: Workers) -> Tensor:
+    """Images that stand for the training data, whose order is by hash; (N, C, H, W), uint8."""
+    feed = open_images(inputs, "train", workers)
+    return torch.from_numpy(np.array(feed.images[:NUM_FITTED_IMAGES]))
 
 
 def begin(state: TrainState, inputs: TrainInputs) -> None:
@@ -202,7 +214,8 @@ def begin(state: TrainState, inputs: TrainInputs) -> None:
 def new_rig(state: TrainState, inputs: TrainInputs, workers: Workers) -> Rig:
     """What the state is trained with."""
     config = inputs.config.train
-    objective = build_objective(config, len(inputs.card.class_names))
+    perceptual = perceptual_distance(workers.device) if config.loss.perceptual_weight else None
+    objective = build_objective(config, len(inputs.card.class_names), perceptual)
     feed = open_images(inputs, "train", workers)
     batches = Batches(config, workers, feed, objective)
     return build_rig(state, config, workers, batches, objective)

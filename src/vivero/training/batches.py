@@ -14,6 +14,7 @@ from vivero.training.distributed import Workers
 from vivero.training.feed import Feed
 from vivero.training.loss import Objective, kept_labels
 from vivero.training.randomness import Moment, NoiseDraw, draw_noise
+from vivero.training.routing import Router, Routing
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,21 @@ class Batch:
         clean: Images, shape (B, C, H, W), range [-1, 1].
         labels: Class or null label, shape (B,), int64.
         draw: Noise, noise level and dropped label of each.
+        routing: Where each enters a tree; None for other networks.
     """
 
     clean: Tensor
     labels: Tensor
     draw: NoiseDraw
+    routing: Routing | None = None
 
     def parts(self, num_parts: int) -> Iterator["Batch"]:
         """The batch in equal parts, in order."""
         size = len(self.clean) // num_parts
         for begin in range(0, len(self.clean), size):
             rows = slice(begin, begin + size)
-            yield Batch(self.clean[rows], self.labels[rows], self.draw[rows])
+            routing = self.routing[rows] if self.routing is not None else None
+            yield Batch(self.clean[rows], self.labels[rows], self.draw[rows], routing)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ class Batches:
         workers: This process among those that train together.
         feed: The images to train on.
         objective: Says how noise levels and labels are drawn.
+        router: Sends images to the branches of a tree; None for other networks.
     """
 
     config: TrainConfig
     workers: Workers
     feed: Feed
     objective: Objective
+    router: Router | None = None
     _ahead: dict[int, "Future[Batch]"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -72,10 +78,18 @@ class Batches:
     def made(self, begin: int) -> Batch:
         """The same, made now."""
         clean, labels = self.feed.at(self.rows(begin))
-        draw = self.draw(begin).to(self.workers.device)
-        return Batch(
-            clean, kept_labels(labels, draw.is_unlabelled, self.objective.null_label), draw
-        )
+        draw = self.draw(begin)
+        routing = self.routing(begin, draw)
+        draw = draw.to(self.workers.device)
+        labels = kept_labels(labels, draw.is_unlabelled, self.objective.null_label)
+        return Batch(clean, labels, draw, routing)
+
+    def routing(self, begin: int, draw: NoiseDraw) -> Routing | None:
+        """Where the images enter a tree, by the noise of their draw, which is on the CPU."""
+        if self.router is None:
+            return None
+        num_images, moment = self.config.batch_images, Moment(self.config.seed, "train", begin)
+        return self.router.at(moment, draw.sigma, self.workers.share_of(num_images), num_images)
 
     def rows(self, begin: int) -> np.ndarray:
         """Rows of the feed, shape (B,)."""

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vivero.config.schema import TrainConfig
 from vivero.errors import ConfigError
+from vivero.models.tree import TreeNetwork
 
 # Beside a GPU's gradients the processes agree on small things, which gloo does without the GPU.
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -77,7 +78,12 @@ class Workers:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
-            model, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+            model,
+            device_ids=device_ids,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            # a small part of a batch may hold no image for some branch of a tree
+            find_unused_parameters=isinstance(model, TreeNetwork),
         )
 
     def mean(self, value: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivero.diffusion.preconditioning import Denoiser
 from vivero.errors import TrainingError
+from vivero.models.denoisers import AnyDenoiser
 from vivero.tracking.tracker import Tracker
 from vivero.training.background import BackgroundWriter
 from vivero.training.checkpoints import CheckpointStore
@@ -42,7 +42,7 @@ class Outlets:
     tracker: Tracker
     store: CheckpointStore
     bank: ValidationBank
-    make_preview: Callable[[Denoiser, int], Path]
+    make_preview: Callable[[AnyDenoiser, int], Path]
 
 
 def train(state: TrainState, rig: Rig, outlets: Outlets) -> None:
@@ -103,12 +103,17 @@ def report(state: TrainState, rig: Rig, outlets: Outlets, progress: Progress) ->
         tally, workers = state.tally, rig.workers
         loss = workers.mean(tally.loss).item() / tally.num_steps
         gradient_norm = tally.gradient_norm.item() / tally.num_steps
+        terms = {
+            f"train/loss.{name}": workers.mean(total).item() / tally.num_steps
+            for name, total in tally.terms.items()
+        }
         tally.begin_anew()
         progress.note_loss(loss)
         if not workers.is_first:
             return
         metrics = {
             "train/loss": loss,
+            **terms,
             "train/gradient_norm": gradient_norm,
             "train/learning_rate": rate_at(state.images_seen, rig.config),
             "train/images_per_s": progress.images_per_s_since_report(),

@@ -9,8 +9,8 @@ import torch
 
 from vivero.config.schema import SamplingConfig
 from vivero.diffusion.generation import GenerationSpec, generate
-from vivero.diffusion.preconditioning import Denoiser
 from vivero.diffusion.schedules import NoiseSchedule
+from vivero.models.denoisers import AnyDenoiser
 
 MAX_IMAGES = 30
 IMAGES_PER_CLASS = 3
@@ -38,7 +38,7 @@ class Previews:
     device: torch.device
     save_grid: SaveGrid
 
-    def __call__(self, denoiser: Denoiser, images_seen: int) -> Path:
+    def __call__(self, denoiser: AnyDenoiser, images_seen: int) -> Path:
         """Make images and write the grid; returns its path."""
         labels = preview_labels(denoiser.null_label).to(self.device)
         chunks = generate(

@@ -3,7 +3,7 @@
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def facts_of(state: TrainState, workers: Workers, config: TrainConfig) -> dict[s
         "tally": {
             "num_steps": state.tally.num_steps,
             **{name: workers.each(getattr(state.tally, name)) for name in SUMS},
+            "terms": {name: workers.each(total) for name, total in state.tally.terms.items()},
         },
         "validation_loss": state.validation_loss,
         "best": None if math.isinf(state.best.loss) else asdict(state.best),
@@ -137,11 +138,11 @@ def _restore_facts(state: TrainState, facts: Mapping[str, Any], workers: Workers
     state.train_s = float(facts["train_s"])
     state.resumed_from = [int(seen) for seen in facts["resumed_from"]]
     state.tally.num_steps = int(facts["tally"]["num_steps"])
-    for name in SUMS:
-        values = facts["tally"][name]
-        is_same_number = len(values) == workers.num_processes
-        own = values[workers.rank] if is_same_number else sum(values) / len(values)
-        getattr(state.tally, name).fill_(own)
+    sums = {name: getattr(state.tally, name) for name in SUMS}
+    for name, total in sums.items():
+        total.fill_(_own_of(facts["tally"][name], workers))
+    for name, total in state.tally.terms.items():
+        total.fill_(_own_of(facts["tally"]["terms"][name], workers))
     state.validation_loss = facts["validation_loss"]
     state.best = Best(**facts["best"]) if facts["best"] else Best()
     state.has_stopped_early = bool(facts["has_stopped_early"])
@@ -150,6 +151,12 @@ def _restore_facts(state: TrainState, facts: Mapping[str, Any], workers: Workers
     state.other_surroundings = [str(line) for line in facts["other_surroundings"]]
     if not isinstance(facts["surroundings"], dict):
         raise TypeError("surroundings")
+
+
+def _own_of(values: Sequence[float], workers: Workers) -> float:
+    """This process's share of what all wrote; the mean where there are as many no more."""
+    is_same_number = len(values) == workers.num_processes
+    return values[workers.rank] if is_same_number else sum(values) / len(values)
 
 
 def note_differences(

@@ -8,6 +8,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from vivero.config.schema import TrainConfig
 from vivero.errors import CheckpointError, ConfigError
 from vivero.training.clipping import whole
 from vivero.training.ema import ema_decay, update_ema
+from vivero.training.loss import loss_terms
 
 ADAM_BETA1 = 0.9
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -33,6 +35,7 @@ class Tally:
     Attributes:
         loss: Sum of the batches' mean losses, float64 scalar.
         gradient_norm: Sum of the gradient's norms before clipping, float64 scalar.
+        terms: Sum of the batches' means of each named part of the loss, float64 scalars.
         num_steps: How many batches were summed.
         usual_loss: Running mean of the loss over all steps before the first bad one, float64.
         bad_begin: Clock at the first batch with a bad loss or gradient; -1 = none.
@@ -43,6 +46,7 @@ class Tally:
 
     loss: Tensor
     gradient_norm: Tensor
+    terms: dict[str, Tensor]
     num_steps: int
     usual_loss: Tensor
     bad_begin: Tensor
@@ -50,11 +54,19 @@ class Tally:
     max_jump: float
     may_overflow: bool
 
-    def add(self, losses: Tensor, gradient_norm: Tensor, begin: int, num_before: int) -> None:
+    def add(
+        self,
+        losses: Tensor,
+        terms: Mapping[str, Tensor],
+        gradient_norm: Tensor,
+        begin: int,
+        num_before: int,
+    ) -> None:
         """Count a batch.
 
         Args:
             losses: Of its images, shape (B,).
+            terms: Mean of each named part of the loss, as far as the batch has it.
             gradient_norm: Before clipping, a scalar.
             begin: Images seen before it.
             num_before: Batches before it, since the start of training.
@@ -72,12 +84,15 @@ class Tally:
         self.usual_loss = torch.where(self.bad_begin < 0, usual, self.usual_loss)
         self.loss += mean
         self.gradient_norm += gradient_norm
+        for name, mean_of_term in terms.items():
+            self.terms[name] += mean_of_term
         self.num_steps += 1
 
     def begin_anew(self) -> None:
         """Forget the sums of the log point that has been reported."""
         self.loss.zero_()
-        self.gradient_norm.zero_()
+        for total in (self.gradient_norm, *self.terms.values()):
+            total.zero_()
         self.num_steps = 0
 
 
@@ -87,6 +102,7 @@ def new_tally(config: TrainConfig, device: torch.device) -> Tally:
     return Tally(
         loss=zero,
         gradient_norm=zero.clone(),
+        terms={name: zero.clone() for name in loss_terms(config)},
         num_steps=0,
         usual_loss=zero.clone(),
         bad_begin=torch.full((), -1, dtype=torch.int64, device=device),
@@ -181,10 +197,9 @@ def local(tensor: Tensor) -> Tensor:
 def new_train_state(model: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
     """The state before the first image; the model's weights are drawn, on the device, cut up."""
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        decay_groups(model, config.weight_decay),
         lr=config.learning_rate,
         betas=(ADAM_BETA1, config.adam_beta2),
-        weight_decay=config.weight_decay,
         fused=True,
     )
     averages = {
@@ -193,6 +208,22 @@ def new_train_state(model: nn.Module, config: TrainConfig, device: torch.device)
     }
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return TrainState(model, averages, optimizer, scaler, new_tally(config, device))
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters in two groups: matrices and kernels decay; gains, biases and such do not.
+
+    Source:
+        Loshchilov and Hutter 2019, arXiv:1711.05101 (the decay apart from the gradient).
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for weight in model.parameters():
+        groups[weight.numel() > weight.shape[0] if weight.ndim else False].append(weight)
+    return [
+        {"params": weights, "weight_decay": weight_decay if is_decayed else 0.0}
+        for is_decayed, weights in groups.items()
+        if weights
+    ]
 
 
 @torch.no_grad()

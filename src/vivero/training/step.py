@@ -2,24 +2,26 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from vivero.config.schema import TrainConfig
-from vivero.diffusion.preconditioning import Denoise, Network
 from vivero.errors import ViveroError
+from vivero.models.denoisers import AnyDenoiser
 from vivero.training.batches import Batch, Batches
 from vivero.training.clipping import clip_gradients
 from vivero.training.distributed import Workers, gradient_exchange
 from vivero.training.learning_rate import rate_at
-from vivero.training.loss import Objective, denoising_loss
+from vivero.training.loss import Objective
 from vivero.training.state import TrainState
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Phase = Callable[[str], contextlib.AbstractContextManager[object]]
+Call = Callable[..., Any]  # a network, however it is called
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Rig:
     batches: Batches
     objective: Objective
     network: nn.Module
-    denoise: Denoise
+    denoise: AnyDenoiser
     phase: Phase = record_function
 
 
@@ -50,19 +52,20 @@ def build_rig(
 ) -> Rig:
     """A rig that trains the state's model, with all workers."""
     network = workers.wrap(state.model)
-    called: Network = torch.compile(network) if config.compile else network
-    denoise = objective.denoiser(mixed(called, workers.device, config.precision))
-    return Rig(config, workers, batches, objective, network, denoise)
+    called: Call = torch.compile(network) if config.compile else network
+    denoise = objective.denoiser(state.model, mixed(called, workers.device, config.precision))
+    router = objective.router(denoise, batches.feed.images.shape[-1])
+    return Rig(config, workers, replace(batches, router=router), objective, network, denoise)
 
 
-def mixed(network: Network, device: torch.device, precision: str) -> Network:
-    """The network under autocast unless precision is fp32; its output is float32 either way."""
+def mixed(network: Call, device: torch.device, precision: str) -> Call:
+    """The network under autocast unless precision is fp32; a denoiser brings its output back."""
     if precision == "fp32":
         return network
 
-    def in_half(scaled: Tensor, noise_condition: Tensor, labels: Tensor) -> Tensor:
+    def in_half(*inputs: Any) -> Any:
         with torch.autocast(device.type, DTYPES[precision]):
-            return network(scaled, noise_condition, labels).float()
+            return network(*inputs)
 
     return in_half
 
@@ -72,7 +75,7 @@ def train_step(state: TrainState, rig: Rig) -> None:
     config, begin = rig.config, state.images_seen
     with rig.phase("batch"):
         batch = rig.batches.at(begin)
-    losses = accumulate_gradients(state, rig, batch)
+    losses, terms = accumulate_gradients(state, rig, batch)
 
     with rig.phase("optimiser"):
         weights = list(state.model.parameters())
@@ -87,27 +90,32 @@ def train_step(state: TrainState, rig: Rig) -> None:
     state.images_seen += config.batch_images
     with rig.phase("average"):
         state.average_weights(config.batch_images)
-        state.tally.add(losses, gradient_norm, begin, begin // config.batch_images)
+        state.tally.add(losses, terms, gradient_norm, begin, begin // config.batch_images)
 
 
-def accumulate_gradients(state: TrainState, rig: Rig, batch: Batch) -> Tensor:
+def accumulate_gradients(
+    state: TrainState, rig: Rig, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Leave the gradient of the mean loss of the joint batch in the weights.
 
     Returns:
-        The loss of each image of this process, shape (B,).
+        The loss of each image of this process, shape (B,), and the mean of each named part of it.
     """
     num_parts, losses = rig.config.num_micro_batches, []
+    terms: dict[str, Tensor] = {}
     for index, part in enumerate(batch.parts(num_parts)):
         with gradient_exchange(rig.network, is_due=index == num_parts - 1):
             with rig.phase("forward"):
-                each = denoising_loss(
-                    rig.denoise, rig.objective.weight, part.clean, part.labels, part.draw
+                each = rig.objective.losses(
+                    rig.denoise, part.clean, part.labels, part.draw, part.routing
                 )
-                loss = each.mean() / num_parts
+                loss = each.per_image.mean() / num_parts
             with rig.phase("backward"):
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        losses.append(each.detach())
-    return torch.cat(losses)
+        losses.append(each.per_image.detach())
+        for name, mean in each.terms.items():
+            terms[name] = mean / num_parts + terms.get(name, 0.0)
+    return torch.cat(losses), terms
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
+from vivero.config.schema import DiffusionConfig, ModelConfig
 from vivero.diffusion.generation import GenerationSpec, generate
-from vivero.diffusion.preconditioning import Denoiser
+from vivero.models.denoisers import build_denoiser
 
 
 class ViveroPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -26,7 +27,7 @@ class ViveroPipeline(DiffusionPipeline):  # type: ignore[misc]
     Args:
         unet: The network.
         scheduler: A scheduler of diffusers that works in sigmas.
-        settings: Parameterisation, sigma_data, class names, image shape, sampling defaults.
+        settings: Model, diffusion, class names, image shape, sampling defaults.
     """
 
     def __init__(self, unet: Any, scheduler: Any, settings: dict[str, Any] | None = None) -> None:
@@ -71,10 +72,10 @@ class ViveroPipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance_interval=tuple(sampling["guidance_interval"]),
             batch_images=batch_images,
         )
-        denoiser = Denoiser(
-            self.unet,
-            settings["parameterisation"],
-            settings["sigma_data"],
+        denoiser = build_denoiser(
+            self.unet.network,
+            ModelConfig.model_validate(settings["model"]),
+            DiffusionConfig.model_validate(settings["diffusion"]),
             len(settings["class_names"]),
         )
         labels = torch.tensor(

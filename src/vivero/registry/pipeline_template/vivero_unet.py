@@ -23,9 +23,6 @@ class ViveroUNet(ModelMixin):  # type: ignore[misc]
         component.eval()
         return component
 
-    def forward(
-        self, scaled_input: torch.Tensor, noise_condition: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """The network's raw prediction, (B, C, H, W)."""
-        predicted: torch.Tensor = self.network(scaled_input, noise_condition, labels)
-        return predicted
+    def forward(self, *inputs: Any) -> Any:
+        """The network's raw prediction."""
+        return self.network(*inputs)
