@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vivero.config.schema import ModelConfig, TreeConfig
+from vivero.diffusion.haar import haar_pyramid, haar_split
 from vivero.diffusion.noise_scheduler import NoiseScheduler
 from vivero.diffusion.schedules import KarrasSchedule
 from vivero.diffusion.tree_denoiser import BranchOutput
@@ -79,10 +80,19 @@ class Conditioning:
             (B, embedding_channels), of the caller's own.
         tokens: Such as an encoded text, shape (B, T, token_channels), for networks built with
             token_channels; the root looks at them.
+        known: What is to be kept of the images, for networks built with has_mask: a mask of ones
+            there and zeros elsewhere, and the images behind it, shape (B, 1 + C, H, W).
     """
 
     labels: Tensor
     tokens: Tensor | None = None
+    known: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor | slice) -> "Conditioning":
+        """The conditioning of some of the images."""
+        tokens = None if self.tokens is None else self.tokens[rows]
+        known = None if self.known is None else self.known[rows]
+        return Conditioning(self.labels[rows], tokens, known)
 
 
 class TreeDiffusionBlock(nn.Module):
@@ -92,7 +102,7 @@ class TreeDiffusionBlock(nn.Module):
         config: The block train.model of params.yaml.
         level: Of the image this branch looks at; 0 is the finest.
         num_channels: C of the images.
-        extra_channels: Channels of what comes with the image at its own size, such as a mask.
+        extra_channels: Channels that come with the split image, such as a mask's.
         token_channels: Channels of the tokens that the root looks at; 0 for none.
     """
 
@@ -245,7 +255,7 @@ class TreeNetwork(nn.Module):
         num_channels: Channels of the images; 1 or 3.
         num_classes: Number of classes; 0 for images without labels. Label num_classes is "none".
         image_size_px: Side of the square images; a multiple of config.size_divisor_px.
-        extra_channels: Channels that come with each image, such as a mask and a masked image.
+        has_mask: Whether a mask and the masked image come with each image.
         token_channels: Channels of tokens that the root looks at, such as a text's; 0 for none.
 
     Attributes:
@@ -267,8 +277,9 @@ class TreeNetwork(nn.Module):
         num_channels: int,
         num_classes: int,
         image_size_px: int,
-        extra_channels: int = 0,
         token_channels: int = 0,
+        *,
+        has_mask: bool = False,
     ) -> None:
         super().__init__()
         if image_size_px < 1 or image_size_px % config.size_divisor_px:
@@ -277,12 +288,13 @@ class TreeNetwork(nn.Module):
                 f"channels); got {image_size_px}"
             )
         self.num_channels, self.num_levels = num_channels, len(config.channels)
-        self.image_size_px = image_size_px
+        self.has_mask = has_mask
         self.has_coordinates = tree_config(config).fine_crop_share < 1
         self.noise_embedding = NoiseEmbedding(config.embedding_channels)
         self.class_embedding = nn.Embedding(num_classes + 1, config.embedding_channels)
         self.level_embedding = nn.Embedding(self.num_levels, config.embedding_channels)
         nn.init.zeros_(self.level_embedding.weight)
+        extra_channels = 4 * (1 + num_channels) if has_mask else 0
         self.finest = TreeDiffusionBlock(config, 0, num_channels, extra_channels, token_channels)
         usual = [USUAL_FINEST_STD * USUAL_RATIO**level for level in range(self.num_levels)]
         self.register_buffer("band_std", torch.tensor(usual))
@@ -334,7 +346,10 @@ class TreeNetwork(nn.Module):
             conditioning = Conditioning(conditioning)
         embedding = self._embedding(noise_condition, conditioning.labels, levels)
         first = next(level for level, image in enumerate(images) if image is not None)
-        inputs = [None if image is None else self._prepared(image) for image in images]
+        inputs = [
+            None if image is None else self._prepared(image, level, conditioning.known)
+            for level, image in enumerate(images)
+        ]
         finest = inputs[0]
         if window is not None and finest is not None:
             inputs[0] = window.of(finest, 2)
@@ -355,8 +370,17 @@ class TreeNetwork(nn.Module):
             self.noise_embedding(noise_condition) + of_labels + self.level_embedding(levels)
         )
 
-    def _prepared(self, image: Tensor) -> Tensor:
-        """In the memory format of the convolutions; with row and column where windows are cut."""
+    def _prepared(self, image: Tensor, level: int, known: Tensor | None) -> Tensor:
+        """In the memory format of the convolutions, with what the image does not say itself.
+
+        That is a mask and what lies behind it, split like the image, in units of the mean pixel;
+        and row and column, where windows are cut.
+        """
+        if (known is not None) != self.has_mask:
+            raise ValueError("a network takes a mask if and only if it was built with has_mask")
+        if known is not None:
+            of_level = haar_pyramid(known[: len(image)], level + 1)[level] / 2**level
+            image = torch.cat([image, *haar_split(of_level)], dim=1)
         if self.has_coordinates:
             num_images, _, height, width = image.shape
             rows, columns = (torch.linspace(-1, 1, n, device=image.device) for n in (height, width))
