@@ -46,6 +46,7 @@ TINY = {
     "num_validation_images": 10,
 }
 TINY_MODEL = {
+    "name": "unet",
     "channels": [16],
     "blocks_per_level": 1,
     "patch_px": 4,
