@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models check format ui lock clean
+.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean
 
 VENV := .venv
 PYTHON ?= python3
@@ -64,6 +64,10 @@ bench-scaling: setup  ## how the cost grows with processes, model, batch and res
 bench-models: setup  ## tree against plain at equal seconds, hours; goes on where it was stopped
 	@$(BIN)/vivero prepare-data
 	@$(BIN)/python -m bench.models
+
+bench-usual: setup  ## our default against diffusers' U-Net in the same time; 1 = target missed
+	@$(BIN)/vivero prepare-data
+	@$(BIN)/python -m bench.against_usual
 
 prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
 	@KILLS=$(KILLS) $(BIN)/python -m tests.proofs.prove_resume
