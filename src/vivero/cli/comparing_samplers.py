@@ -216,11 +216,11 @@ def _extractor(settings: ComputeReferenceConfig, reference: Reference, root: Pat
 
 def _subject(bundle: Bundle, request: Request) -> Subject:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bundle.network.to(device)
+    bundle.folded_network.to(device)
     defaults = bundle.config.sampling
     low, high = defaults.guidance_interval
     return Subject(
-        network=bundle.network,
+        network=bundle.folded_network,
         denoiser=bundle.denoiser,
         schedule=bundle.schedule,
         image_shape=bundle.image_shape,

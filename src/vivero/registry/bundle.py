@@ -48,9 +48,16 @@ class BundleContents:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was checked and loaded, ready to make images."""
+    """A bundle that was checked and loaded, ready to make images.
+
+    Attributes:
+        network: As it was trained; what a fine-tuning starts from.
+        folded_network: The same with its standardised weights worked out; what denoiser calls, and
+            what has to be moved to another device.
+    """
 
     network: nn.Module
+    folded_network: nn.Module
     denoiser: AnyDenoiser
     schedule: NoiseSchedule
     config: BundleConfig
@@ -136,11 +143,11 @@ def load_bundle(bundle_dir: Path) -> Bundle:
             f"{bundle_dir / 'config.json'} and {bundle_dir / NETWORK_DIR / 'config.json'} "
             f"describe different networks; {AGAIN}"
         )
+    folded = fold(loaded.network)
     return Bundle(
         network=loaded.network,
-        denoiser=build_denoiser(
-            fold(loaded.network), config.model, config.diffusion, len(config.class_names)
-        ),
+        folded_network=folded,
+        denoiser=build_denoiser(folded, config.model, config.diffusion, len(config.class_names)),
         schedule=build_schedule(config.diffusion),
         config=config,
         lineage=_read_lineage(bundle_dir / "lineage.json"),

@@ -194,7 +194,7 @@ def _labels(bundle: Bundle, request: SampleRequest) -> Tensor:
 def _made(bundle: Bundle, spec: GenerationSpec, labels: Tensor) -> Iterator[Tensor]:
     """Images in batches, with a bar on a terminal or a line in the log now and then."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bundle.network.to(device)
+    bundle.folded_network.to(device)
     batches = generate(
         bundle.denoiser,
         bundle.schedule,
