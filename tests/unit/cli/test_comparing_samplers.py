@@ -177,6 +177,7 @@ def test_the_report_has_its_form_and_every_cell(finished: Finished):
         assert cell["frechet"]["n"] == cell["n"] == 12
         assert cell["ms_per_image"] > 0
         assert cell["equivalent_evaluations"] > 0
+        assert cell["num_steps"] <= cell["evaluations"] <= 4 * cell["num_steps"]  # Heun, guided
         assert (cell["divergence"] is None) == (cell["sampler"] == "ddpm")
     assert "adds fresh noise" in report["cells"][0]["about_divergence"]
     assert set(report["pareto_front"]) <= set(names)
