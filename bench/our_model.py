@@ -133,6 +133,7 @@ def made_samples(bundle: Bundle, config: Config) -> np.ndarray:
         guidance=wanted.guidance,
         guidance_interval=(low, high),
         batch_images=wanted.batch_images,
+        adaptive_threshold=wanted.adaptive_threshold,
     )
     labels = labels_in_turn(NUM_SAMPLES, NUM_CLASSES)
     indices = range(len(labels))

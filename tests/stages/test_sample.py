@@ -112,20 +112,20 @@ def test_writes_all_classes_in_turn_with_their_records(bundle_dir: Path, tmp_pat
     assert provenance["weights_sha256"] == record["weights_sha256"]
     assert provenance["lineage"]["seed"] == 4
     assert provenance["image_seed"] == image_seed(9, 4)
-    for name in ("sampler", "num_steps", "guidance", "guidance_interval"):
+    for name in ("sampler", "num_steps", "guidance", "guidance_interval", "adaptive_threshold"):
         assert provenance[name] == record[name]
 
 
 def test_what_is_not_asked_for_comes_from_the_bundle(bundle_dir: Path, tmp_path: Path):
     sample_to_folder(bundle_dir, SampleRequest(num_images=1), tmp_path / "default")
-    request = SampleRequest(num_images=1, sampler="heun", num_steps=2, guidance=0.0)
+    request = SampleRequest(num_images=1, sampler="heun", num_steps=4, guidance=0.0)
     sample_to_folder(load_bundle(bundle_dir), request, tmp_path / "asked")
 
     keys = ("sampler", "num_steps", "guidance")
     default, asked = (read(tmp_path / d / "samples.json") for d in ("default", "asked"))
     own = load_bundle(bundle_dir).sampling_defaults
     assert [default[key] for key in keys] == [own[key] for key in keys]
-    assert [asked[key] for key in keys] == ["heun", 2, 0.0]
+    assert [asked[key] for key in keys] == ["heun", 4, 0.0]
 
 
 def test_one_class_only(bundle_dir: Path, tmp_path: Path):

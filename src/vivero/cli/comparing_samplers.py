@@ -229,6 +229,7 @@ def _subject(bundle: Bundle, request: Request) -> Subject:
         guidance=defaults.guidance if request.guidance is None else request.guidance,
         guidance_interval=(low, high),
         batch_images=BATCH_IMAGES,
+        adaptive_threshold=defaults.adaptive_threshold,
     )
 
 
@@ -241,6 +242,7 @@ def _settings(bundle: Bundle, subject: Subject, reference: Reference) -> dict[st
         "guidance": subject.guidance,
         "guidance_interval": list(subject.guidance_interval),
         "batch_images": subject.batch_images,
+        "adaptive_threshold": subject.adaptive_threshold,
         "extractor": facts.extractor,
         "extractor_sha256": facts.extractor_sha256,
         "resize": facts.resize,

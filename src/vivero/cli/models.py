@@ -1,4 +1,4 @@
-"""`vivero sample`, `models`, `promote`, `rollback`, `lineage`: using a trained model."""
+"""`vivero sample`, `show-tree`, `models`, `promote`, `rollback`, `lineage`: using a model."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ Name = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (sample, models, promote, rollback, lineage):
+    for command in (sample, show_tree, models, promote, rollback, lineage):
         app.command()(command)
 
 
@@ -35,6 +35,12 @@ def sample(
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Noise levels visited.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="1 = none.")] = None,
+    adaptive_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of hierarchical: an image descends early when its details exceed this."
+        ),
+    ] = None,
 ) -> None:
     """Make images and write them as PNG, each with the record of what made it.
 
@@ -52,9 +58,32 @@ def sample(
         sampler=sampler,
         num_steps=num_steps,
         guidance=guidance,
+        adaptive_threshold=adaptive_threshold,
     )
     sample_to_folder(resolve_model(model, _root_or_none()), request, out)
     typer.echo(f"{num_images} images in {out}")
+
+
+def show_tree(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures and tree.json.")],
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="Held-out images that it is measured on.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+) -> None:
+    """Draw how a trained tree works: its bands, branches and fusion, and images on their way.
+
+    Writes bands.png, branches.png, fusion.png, denoising.png, descent.png, and tree.json with the
+    figures, which docs/tree-diffusion.md explains. Needs the images of the stage prepare_data.
+
+    Example: vivero show-tree models:/vivero@champion --out work/tree
+    """
+    from vivero.cli.showing_tree import show_tree as show
+
+    show(model, images, seed, out)
 
 
 def models(

@@ -154,6 +154,7 @@ class SamplingConfig(Section):
     num_steps: Positive
     guidance: Annotated[float, Field(ge=0, le=20)]
     guidance_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    adaptive_threshold: Annotated[float, Field(gt=0)] | None
 
     @model_validator(mode="after")
     def _interval_in_order(self) -> Self:
@@ -253,6 +254,12 @@ class TrainConfig(Section):
             raise ValueError(
                 "gradient_clipping: adaptive needs whole rows, which sharding: full cuts; "
                 "write gradient_clipping: global"
+            )
+        if self.sharding == "full" and self.model.name == "tree":
+            raise ValueError(
+                "sharding: full needs every process to compute with the same weights at each step, "
+                "but which branches of a tree it needs depends on its own images; "
+                "write sharding: none (or model.name: unet)"
             )
         if self.early_stopping_images and self.validate_every_images % self.checkpoint_every_images:
             raise ValueError(

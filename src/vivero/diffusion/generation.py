@@ -41,6 +41,7 @@ class GenerationSpec:
         guidance: 1 = none.
         guidance_interval: (low, high) in sigma, between which guidance acts.
         batch_images: Images made at a time; changes no image beyond rounding.
+        adaptive_threshold: Of the hierarchical sampler, see there; None = by the schedule alone.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class GenerationSpec:
     guidance: float
     guidance_interval: tuple[float, float]
     batch_images: int
+    adaptive_threshold: float | None = None
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -123,7 +125,11 @@ def _sample_function(
             "the sampler hierarchical needs a model of name: tree, and this one is none; write "
             "sampler: dpm_solver_pp_2m in sample and train.sampling"
         )
-    return partial(sample_hierarchical, GuidedTree(denoiser, *guiding))
+    return partial(
+        sample_hierarchical,
+        GuidedTree(denoiser, *guiding),
+        adaptive_threshold=spec.adaptive_threshold,
+    )
 
 
 @dataclass(frozen=True)

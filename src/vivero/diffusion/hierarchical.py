@@ -10,10 +10,11 @@ image, S steps + 1. Pure: no files, and all randomness comes from the caller.
 """
 
 import math
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, repeat
 from typing import Protocol
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -118,10 +119,9 @@ def sample_hierarchical(
         sigmas: Noise levels, shape (S,), strictly falling, ending in 0.
         labels: Class of each image, shape (B,), int64.
         draw_noise: Not called.
-        adaptive_threshold: Descend one level early where the mean square of the expected details
-            exceeds this times sigma^2: these images have more signal in the band than the data on
-            average. The mean is that of the batch, which stays on one level, so an image then
-            depends on its batch. None: by the scheduler alone.
+        adaptive_threshold: An image descends one level early where the mean square of its expected
+            details exceeds this times sigma^2: it has more signal in the band than the data on
+            average. Each image goes its own way, whatever its batch. None: by the scheduler alone.
 
     Returns:
         Images, shape (B, C, H, W), about [-1, 1]. Bands that the noise of the last step still hides
@@ -137,87 +137,136 @@ def sample_hierarchical(
         arXiv:2205.01490, section 3.
     """
     noises = haar_pyramid(noise, tree.scheduler.num_levels)
-    descent = _Descent(tree, labels, noises, sigma_max=sigmas[0].item())
-    level = tree.scheduler.level_of(descent.sigma_max)
-    noisy = descent.sigma_max * descent.noises[level]
-    estimate: LevelEstimate | None = None
-    before: Tensor | None = None
+    sigma_max = sigmas[0].item()
+    level = tree.scheduler.level_of(sigma_max)
+    rows = torch.arange(len(noise), device=noise.device)
+    whole = _Party(tree, rows, labels, noises, sigma_max, level, sigma_max * noises[level])
+    parties = [whole]
     log_step_before = math.nan
     for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist())):
-        wanted = descent.level_at(sigma, level, estimate, adaptive_threshold)
-        while level > wanted:
-            seen = estimate or descent.look(noisy, level, step, sigma)
-            noisy = haar_join(noisy, descent.noisy_details(seen, level, sigma))
-            level, estimate = level - 1, None
-        estimate = descent.look(noisy, level, step, sigma)
-        denoised = estimate.clean
+        parties = [part for party in parties for part in party.parted(sigma, adaptive_threshold)]
+        for party in parties:
+            party.descend(step, sigma, adaptive_threshold)
+        estimates = [party.look(step, sigma) for party in parties]
         if next_sigma == 0:
-            return descent.full_size(estimate, level, sigma)
+            order = torch.cat([party.rows for party in parties]).argsort()
+            images = map(_Party.full_size, parties, estimates, repeat(sigma))
+            return torch.cat(list(images))[order]
         log_step = math.log(sigma / next_sigma)
-        target = denoised
-        if before is not None:
-            change = denoised - with_coarse(denoised, before)
-            target = denoised + log_step / (2 * log_step_before) * change
-        noisy = target + next_sigma / sigma * (noisy - target)
-        before, log_step_before = denoised, log_step
+        for party, estimate in zip(parties, estimates, strict=True):
+            party.step(estimate, next_sigma / sigma, log_step / (2 * log_step_before))
+        log_step_before = log_step
     raise ValueError(f"sigmas must end in 0, after another; got {sigmas.tolist()}")
 
 
-@dataclass(frozen=True)
-class _Descent:
-    """One batch on its way down a tree.
+@dataclass
+class _Party:
+    """Images of a batch that go down a tree together.
 
     Args:
-        tree: Denoises its level images.
-        labels: Its classes, shape (B,).
-        noises: The level images of its noise, finest first.
-        sigma_max: Where it began.
+        tree: Denoises level images.
+        rows: Which of the batch, shape (b,).
+        labels: Their classes, shape (b,).
+        noises: The level images of their noise, finest first.
+        sigma_max: Where they began.
+        level: Where they are.
+        noisy: Their level images.
+        estimate: What was last said of them; None when they have descended since.
+        before: Their denoised level images of the step before; None before the first.
     """
 
     tree: TreeModel
+    rows: Tensor
     labels: Tensor
     noises: list[Tensor]
     sigma_max: float
+    level: int
+    noisy: Tensor
+    estimate: LevelEstimate | None = None
+    before: Tensor | None = None
 
-    def level_at(
-        self,
-        sigma: float,
-        level: int,
-        estimate: LevelEstimate | None,
-        adaptive_threshold: float | None,
-    ) -> int:
-        """The level to look at next, coming from level with the estimate made there."""
-        wanted = min(level, self.tree.scheduler.level_of(sigma))
-        if adaptive_threshold is None or estimate is None or estimate.details is None:
-            return wanted
-        has_signal = estimate.details.square().mean().item() > adaptive_threshold * sigma**2
-        return min(wanted, level - 1) if has_signal else wanted
+    def parted(self, sigma: float, adaptive_threshold: float | None) -> list["_Party"]:
+        """Those that descend early, and those that do not; itself where all do the same."""
+        is_early = self._is_early(sigma, adaptive_threshold)
+        if self._by_schedule(sigma) < self.level or bool(is_early.all()) or not is_early.any():
+            return [self]
+        return [self._only(is_early.nonzero()[:, 0]), self._only((~is_early).nonzero()[:, 0])]
 
-    def look(self, noisy: Tensor, level: int, step: int, sigma: float) -> LevelEstimate:
+    def descend(self, step: int, sigma: float, adaptive_threshold: float | None) -> None:
+        """Go to the level of sigma, or one further than this where the details carry signal."""
+        wanted = self._by_schedule(sigma)
+        if bool(self._is_early(sigma, adaptive_threshold).all()):
+            wanted = min(wanted, self.level - 1)
+        while self.level > wanted:
+            seen = self.estimate or self.look(step, sigma)
+            self.noisy = haar_join(self.noisy, self._noisy_details(seen, sigma))
+            self.level, self.estimate = self.level - 1, None
+
+    def look(self, step: int, sigma: float) -> LevelEstimate:
         """The tree's estimate, once it is seen to be possible."""
-        batch_sigma = noisy.new_full((len(noisy),), sigma)
-        estimate = self.tree.at_level(noisy, batch_sigma, self.labels, level)
-        checked(estimate.clean, noisy, step, sigma, self.sigma_max)
+        batch_sigma = self.noisy.new_full((len(self.noisy),), sigma)
+        estimate = self.tree.at_level(self.noisy, batch_sigma, self.labels, self.level)
+        checked(estimate.clean, self.noisy, step, sigma, self.sigma_max)
         if estimate.details is not None:
-            checked(estimate.details, noisy, step, sigma, self.sigma_max)
+            checked(estimate.details, self.noisy, step, sigma, self.sigma_max)
+        self.estimate = estimate
         return estimate
 
-    def noisy_details(self, estimate: LevelEstimate, level: int, sigma: float) -> Tensor:
-        """The details that join a level image under noise sigma, by the estimate made of it."""
-        expected, std = self._details(estimate, level)
-        return expected + (std**2 + sigma**2) ** 0.5 * self._noise_of_details(level)
+    def step(self, estimate: LevelEstimate, noise_left: float, share_of_change: float) -> None:
+        """One step of the solver, which leaves a share of the noise."""
+        denoised = target = estimate.clean
+        if self.before is not None:
+            target = denoised + share_of_change * (denoised - with_coarse(denoised, self.before))
+        self.noisy = target + noise_left * (self.noisy - target)
+        self.before = denoised
 
-    def full_size(self, estimate: LevelEstimate, level: int, sigma: float) -> Tensor:
-        """The clean full image: details that the estimate does not hold are their Gaussian mean.
+    def full_size(self, estimate: LevelEstimate, sigma: float) -> Tensor:
+        """The clean full images: details that the estimate does not hold are their Gaussian mean.
 
         expected + std^2 / (std^2 + sigma^2) * (noisy_details - expected)
         """
         images = estimate.clean
-        for coarse in range(level, 0, -1):
-            expected, std = self._details(estimate if coarse == level else None, coarse)
+        for coarse in range(self.level, 0, -1):
+            expected, std = self._details(estimate if coarse == self.level else None, coarse)
             gain = std**2 / (std**2 + sigma**2) ** 0.5
             images = haar_join(images, expected + gain * self._noise_of_details(coarse))
         return images
+
+    def _by_schedule(self, sigma: float) -> int:
+        return min(self.level, self.tree.scheduler.level_of(sigma))
+
+    def _is_early(self, sigma: float, adaptive_threshold: float | None) -> Tensor:
+        """Which images have details that stand out of the noise, shape (b,)."""
+        if adaptive_threshold is None or self.estimate is None or self.estimate.details is None:
+            return torch.zeros(len(self.rows), dtype=torch.bool, device=self.rows.device)
+        signal = self.estimate.details.square().mean(dim=(1, 2, 3))
+        return signal > adaptive_threshold * sigma**2
+
+    def _only(self, chosen: Tensor) -> "_Party":
+        """Some of the images, on their own from here on."""
+        estimate = self.estimate
+        if estimate is not None:
+            std = estimate.details_std
+            is_per_image = std is not None and std.ndim == self.noisy.ndim and len(std) > 1
+            estimate = LevelEstimate(
+                clean=estimate.clean[chosen],
+                details=None if estimate.details is None else estimate.details[chosen],
+                details_std=std[chosen] if std is not None and is_per_image else std,
+            )
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            labels=self.labels[chosen],
+            noises=[noise[chosen] for noise in self.noises],
+            noisy=self.noisy[chosen],
+            estimate=estimate,
+            before=None if self.before is None else self.before[chosen],
+        )
+
+    def _noisy_details(self, estimate: LevelEstimate, sigma: float) -> Tensor:
+        """The details that join the level images under noise sigma, by the estimate of them."""
+        expected, std = self._details(estimate, self.level)
+        return expected + (std**2 + sigma**2) ** 0.5 * self._noise_of_details(self.level)
 
     def _noise_of_details(self, level: int) -> Tensor:
         return haar_split(self.noises[level - 1])[1]

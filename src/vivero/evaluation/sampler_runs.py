@@ -43,6 +43,7 @@ class Subject:
         guidance: 1 = none.
         guidance_interval: (low, high) in sigma.
         batch_images: Images made at a time.
+        adaptive_threshold: Of the hierarchical sampler.
     """
 
     network: nn.Module
@@ -54,6 +55,7 @@ class Subject:
     guidance: float
     guidance_interval: tuple[float, float]
     batch_images: int
+    adaptive_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def made_images(subject: Subject, cell: Cell, num_images: int, advance: Advance)
         guidance=subject.guidance,
         guidance_interval=subject.guidance_interval,
         batch_images=subject.batch_images,
+        adaptive_threshold=subject.adaptive_threshold,
     )
     labels = subject.labels[:num_images]
     batches, seconds = [], []

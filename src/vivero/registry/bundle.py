@@ -86,7 +86,7 @@ class Bundle:
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """sampler, num_steps, guidance, guidance_interval."""
+        """sampler, num_steps, guidance, guidance_interval, adaptive_threshold."""
         return self.config.sampling.model_dump()
 
 

@@ -40,6 +40,7 @@ def check_bundle(bundle_dir: Path, num_images: int) -> dict[str, float]:
         guidance=defaults["guidance"],
         guidance_interval=tuple(defaults["guidance_interval"]),
         batch_images=num_images,
+        adaptive_threshold=defaults["adaptive_threshold"],
     )
     labels = torch.arange(num_images) % max(1, len(bundle.class_names))
     shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)

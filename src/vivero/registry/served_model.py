@@ -47,6 +47,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without ty
             guidance=float(settings["guidance"]),
             guidance_interval=tuple(settings["guidance_interval"]),
             batch_images=250,
+            adaptive_threshold=settings["adaptive_threshold"],
         )
         labels = torch.tensor(model_input["label"].to_numpy(), dtype=torch.int64)
         indices = [int(index) for index in model_input["index"]]

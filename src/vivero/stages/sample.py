@@ -49,6 +49,7 @@ class SampleRequest:
         sampler: Name in diffusion.samplers.SAMPLERS.
         num_steps: Noise levels visited; at least 1.
         guidance: 1 = none.
+        adaptive_threshold: Of the hierarchical sampler.
     """
 
     num_images: int
@@ -57,6 +58,7 @@ class SampleRequest:
     sampler: str | None = None
     num_steps: int | None = None
     guidance: float | None = None
+    adaptive_threshold: float | None = None
 
 
 def run(config: Config, root: Path) -> None:
@@ -76,6 +78,7 @@ def run(config: Config, root: Path) -> None:
         guidance=wanted.guidance,
         guidance_interval=(low, high),
         batch_images=wanted.batch_images,
+        adaptive_threshold=wanted.adaptive_threshold,
     )
     labels = labels_in_turn(wanted.num_images, len(bundle.class_names))
     images = torch.cat(list(_made(bundle, spec, labels))).numpy()
@@ -158,7 +161,7 @@ def _spec(bundle: Bundle, request: SampleRequest) -> GenerationSpec:
     defaults = bundle.sampling_defaults
     asked = {
         name: value
-        for name in ("sampler", "num_steps", "guidance")
+        for name in ("sampler", "num_steps", "guidance", "adaptive_threshold")
         if (value := getattr(request, name)) is not None
     }
     settings = {**defaults, **asked}
@@ -173,6 +176,7 @@ def _spec(bundle: Bundle, request: SampleRequest) -> GenerationSpec:
         guidance=settings["guidance"],
         guidance_interval=(low, high),
         batch_images=BATCH_IMAGES,
+        adaptive_threshold=settings["adaptive_threshold"],
     )
 
 

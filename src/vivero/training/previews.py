@@ -59,6 +59,7 @@ def preview_spec(config: SamplingConfig) -> GenerationSpec:
         guidance=config.guidance,
         guidance_interval=(low, high),
         batch_images=MAX_IMAGES,
+        adaptive_threshold=config.adaptive_threshold,
     )
 
 

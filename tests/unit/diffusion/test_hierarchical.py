@@ -338,6 +338,15 @@ def test_descends_early_where_details_carry_signal_and_is_nearer_to_the_data_for
     assert band_ratios(late, of_samples) == pytest.approx([1, 1, 1], abs=0.025)
 
 
+def test_an_image_descends_by_its_own_signal_whatever_its_batch():
+    late, noise = GaussianTree(neighbouring_pixels_alike(), threshold=0.5), random_noise(12, 8)
+    counted = CountedTree(late)
+    together = sampled(counted, noise, 40, adaptive_threshold=0.2)
+    alone = [sampled(late, one[None], 40, adaptive_threshold=0.2) for one in noise]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-10)
+    assert any(num_images % len(noise) for num_images in counted.num_images)  # they did part
+
+
 def test_signal_is_measured_against_the_noise_of_the_next_look():
     def levels(details: float, adaptive_threshold: float) -> list[int]:
         tree = ScriptedTree(SCRIPT, details=details)

@@ -71,6 +71,7 @@ class ViveroPipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance=sampling["guidance"] if guidance is None else guidance,
             guidance_interval=tuple(sampling["guidance_interval"]),
             batch_images=batch_images,
+            adaptive_threshold=sampling["adaptive_threshold"],
         )
         denoiser = build_denoiser(
             self.unet.network,
