@@ -218,7 +218,9 @@ class TreeDiffusionBlock(nn.Module):
             if self.context is not None:
                 features = self.context(features, own, root_tokens[: len(features)])
         features = through(self.decoder, features, own, saves_memory=saves_memory)
-        output = BranchOutput(self.head(F.silu(features)), self.log_residual)
+        # a copy: DistributedDataParallel takes a bare weight in the output for one without gradient
+        log_residual = None if self.log_residual is None else self.log_residual.clone()
+        output = BranchOutput(self.head(F.silu(features)), log_residual)
         return features, root_tokens, [output, *outputs]
 
     def _joined(self, features: Tensor, parent: Tensor | None, window: Window | None) -> Tensor:
