@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivero.errors import TrainingError
+from vivero.errors import SamplingError, TrainingError
 from vivero.models.denoisers import AnyDenoiser
 from vivero.tracking.tracker import Tracker
 from vivero.training.background import BackgroundWriter
@@ -153,9 +153,16 @@ def loss_of_average(
 
 
 def preview(state: TrainState, rig: Rig, outlets: Outlets) -> None:
-    """Send a grid of images that the averaged weights make now."""
+    """Send a grid of images that the averaged weights make now.
+
+    Weights that make none, such as those of a run that is about to stop early, stop nothing.
+    """
     with rig.phase("preview"), state.averaged(rig.config.ema_halflives_images[0]) as network:
-        path = outlets.make_preview(rig.objective.denoiser(network), state.images_seen)
+        try:
+            path = outlets.make_preview(rig.objective.denoiser(network), state.images_seen)
+        except SamplingError as error:
+            log.warning("no preview after %s images: %s", f"{state.images_seen:,}", error)
+            return
         if rig.workers.is_first:
             outlets.tracker.log_image("preview", path, state.images_seen)
 

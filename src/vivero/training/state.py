@@ -202,12 +202,24 @@ def new_train_state(model: nn.Module, config: TrainConfig, device: torch.device)
         betas=(ADAM_BETA1, config.adam_beta2),
         fused=True,
     )
+    # AdamW's own way is to wait for a weight's first gradient, which some never get
+    optimizer.state.update({weight: fresh_moments(weight) for weight in model.parameters()})
     averages = {
         halflife: {name: weight.detach().clone() for name, weight in model.named_parameters()}
         for halflife in config.ema_halflives_images
     }
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return TrainState(model, averages, optimizer, scaler, new_tally(config, device))
+
+
+@torch.no_grad()
+def fresh_moments(weight: Tensor) -> dict[str, Tensor]:
+    """AdamW's moments of a weight before its first step, cut up as the weight is."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+        "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
+        "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+    }
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -290,12 +302,7 @@ def restore_tensors(state: TrainState, files: TensorFiles) -> None:
         _copy_into(tensors, files[file], file)
     moments = {}
     for name, weight in state.model.named_parameters():
-        fresh = {
-            "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-            "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
-        }
-        state.optimizer.state[weight] = fresh
+        state.optimizer.state[weight] = fresh = fresh_moments(weight)
         moments.update({f"{name}/{moment}": tensor for moment, tensor in fresh.items()})
     _copy_into(moments, files["optimizer"], "optimizer")
 

@@ -131,7 +131,10 @@ class TreeObjective:
         if finer is not None and rows.num_alone[level]:
             alone = slice(num_rows - rows.num_alone[level], num_rows)
             finer_view = haar_pool(finer.clean.detach())[rows.twins[level].to(sigma.device)]
-            gap = own_weight[alone] * _mean_square(branch.clean[alone] - finer_view)
+            seen = branch.clean[alone]
+            if level == 1 and routing.window is not None:
+                seen = routing.window.of(seen, 2)
+            gap = own_weight[alone] * _mean_square(seen - finer_view)
             sums.add("handover", config.handover_weight * gap, alone, is_alone=True)
         if level == 0 and self.perceptual is not None:
             self._add_perceptual(self.perceptual, branch.clean, target, routing, sums)
