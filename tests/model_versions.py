@@ -46,8 +46,12 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
     artifacts = root / "artifacts"
     values = bundle_config(config, ["shirt", "shoe", "bag"])
     generator = torch.Generator().manual_seed(seed)
-    state = build_network(BundleConfig.model_validate(values).network).state_dict()
-    weights = {n: 0.1 * torch.randn(v.shape, generator=generator) for n, v in state.items()}
+    network = build_network(BundleConfig.model_validate(values).network)
+    random = {
+        name: 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in network.named_parameters()
+    }
+    weights = {**network.state_dict(), **random}  # a tree's scales of the data stay as they are
     lineage = {"data_digest": "d.dir", "code_commit": None, "params_sha256": "p", "seed": seed}
     contents = BundleContents(weights, values, lineage, "# A model\n")
     weights_sha256 = write_bundle(artifacts / "train" / "bundle", contents)

@@ -47,4 +47,6 @@ def test_a_batch_that_does_not_divide_among_them_is_refused(config_factory):
 
 def test_cutting_up_needs_several(config_factory):
     with pytest.raises(ConfigError, match="sharding: full needs several processes"):
-        trainer.config_of(config_factory({"train.sharding": "full"}).train, alone())
+        trainer.config_of(
+            config_factory({"train.model.name": "unet", "train.sharding": "full"}).train, alone()
+        )

@@ -45,7 +45,7 @@ def test_after_an_early_stop_the_best_moment_is_what_is_made(root: Path, config_
     write_prepared(root, CLASS_NAMES)
     config = config_factory(
         {"train.early_stopping_images": 32, "train.validate_every_images": 16,
-         "train.total_images": 1600, "train.learning_rate": 1.0, "train.max_loss_jump": 1e9,
+         "train.total_images": 1600, "train.learning_rate": 0.3, "train.max_loss_jump": 1e9,
          "train.learning_rate_schedule": "constant", "train.preview_every_images": 1600,
          "train.ema_halflives_images": [16]}
     )  # fmt: skip

@@ -16,7 +16,9 @@ from vivero.files import read_json
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_factory: Callable[..., Config]):
-    config = config_factory({"train.num_processes": 2, "train.sharding": "full"})
+    config = config_factory(
+        {"train.model.name": "unet", "train.num_processes": 2, "train.sharding": "full"}
+    )
     with (tmp_path / "params.yaml").open("w") as file:
         YAML().dump(config.model_dump(by_alias=True, mode="json"), file)
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def refused(tmp_path: Path, old: str, new: str) -> tuple[str, str]:
 
 def test_the_params_of_the_repository_are_read():
     config = load_config(REPOSITORY / "params.yaml")
-    assert config.train.learning_rate == pytest.approx(2e-3)
+    assert config.train.learning_rate == pytest.approx(1e-2)
     assert config.registration.model_name == "vivero"
 
 
@@ -48,7 +48,7 @@ def test_a_missing_key_is_named(tmp_path: Path):
 
 
 def test_text_for_a_number_is_refused_with_what_to_write(tmp_path: Path):
-    message, text = refused(tmp_path, "learning_rate: 2.0e-3", "learning_rate: '1e-3'")
+    message, text = refused(tmp_path, "learning_rate: 1.0e-2", "learning_rate: '1e-3'")
     assert f"line {line_of(text, 'learning_rate')}: train.learning_rate" in message
     assert "write 1.0e-3" in message
 
@@ -98,6 +98,10 @@ def test_a_contradiction_is_shown_at_the_line_of_its_key(tmp_path: Path):
             {"sharding: none ": "sharding: full ", "num_processes: 1\n": "num_processes: 2\n",
              "gradient_clipping: global ": "gradient_clipping: adaptive "},
             "write gradient_clipping: global",
+        ),
+        (
+            {"sharding: none ": "sharding: full ", "num_processes: 1\n": "num_processes: 2\n"},
+            "write sharding: none (or model.name: unet)",
         ),
         ({"[12800, 3200]": "[3200, 3200]"}, "ema_halflives_images must differ"),
         (

@@ -184,9 +184,11 @@ def broken_bundle(source_dir: Path, bundle_dir: Path) -> Path:
     """The same model with weights that are not numbers."""
     bundle = load_bundle(source_dir)
     config = bundle.config.model_dump()
-    weights = {
-        name: torch.full_like(w, torch.nan) for name, w in bundle.network.state_dict().items()
+    diverged = {
+        name: torch.full_like(weight, torch.nan)
+        for name, weight in bundle.network.named_parameters()
     }
+    weights = {**bundle.network.state_dict(), **diverged}
     write_bundle(bundle_dir, BundleContents(weights, config, bundle.lineage, "# Broken\n"))
     return bundle_dir
 

@@ -188,7 +188,7 @@ def test_a_run_that_stopped_early_is_complete(tmp_path: Path, caplog):
 
 
 def test_a_run_that_improves_is_not_stopped(tmp_path: Path):
-    run = tiny_run(tmp_path, **STOPPING, learning_rate=0.1).go()
+    run = tiny_run(tmp_path, **STOPPING, learning_rate=0.03).go()
     assert run.state.images_seen == 480
 
 

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from tests.unit.training.tiny_run import TinyRun, hash_of, tiny_run, tiny_train_config
+from vivero.diffusion.preconditioning import Denoiser
 from vivero.errors import ConfigError, ViveroError
 from vivero.models.build import build_model
+from vivero.models.tree import TreeNetwork
 from vivero.training.batches import Batch
 from vivero.training.curves import metric_rows
 from vivero.training.distributed import Workers, alone
@@ -34,10 +36,56 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return tiny_run(tmp_path_factory.mktemp("whole")).go()
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return tiny_run(tmp_path_factory.mktemp("tree"), network="tree").go()
+
+
+@pytest.fixture(params=["whole", "tree"])
+def either(request: pytest.FixtureRequest) -> TinyRun:
+    return request.getfixturevalue(request.param)
+
+
+def like(run: TinyRun, folder: Path, **changes: object) -> TinyRun:
+    """A run of the same network."""
+    return tiny_run(folder, network=run.rig.config.model.name, **changes)
+
+
 @pytest.mark.parametrize("num_micro_batches", [2, 4, 8])
-def test_micro_batches_give_the_update_of_the_whole_batch(whole, tmp_path, num_micro_batches):
-    parts = tiny_run(tmp_path, num_micro_batches=num_micro_batches).go()
-    assert largest_difference(whole, parts) < MAX_DIFFERENCE
+def test_micro_batches_give_the_update_of_the_whole_batch(either, tmp_path, num_micro_batches):
+    parts = like(either, tmp_path, num_micro_batches=num_micro_batches).go()
+    assert largest_difference(either, parts) < MAX_DIFFERENCE
+
+
+def test_micro_batches_of_a_tree_see_the_window_of_the_whole_batch(tmp_path: Path):
+    changes = {"network": "tree", "tree": {"fine_crop_share": 0.5}}
+    cut = tiny_run(tmp_path / "cut", **changes).go()
+    parts = tiny_run(tmp_path / "parts", **changes, num_micro_batches=4).go()
+    assert largest_difference(cut, parts) < MAX_DIFFERENCE
+
+
+def test_images_enter_a_tree_at_every_level_and_not_in_every_part(tree: TinyRun):
+    levels = [tree.rig.batches.at(begin).routing.levels.tolist() for begin in range(0, 96, 8)]
+    assert {level for of_batch in levels for level in of_batch} == {0, 1}
+    assert any(set(of_batch[:4]) == {1} or set(of_batch[4:]) == {1} for of_batch in levels)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"detail_weight": 0.0}},  # nothing asks how far foreseen details are off
+        {"tree": {"threshold": None}},  # nothing enters at the coarser branch
+    ],
+)
+def test_weights_that_no_loss_asks_for_are_saved_and_restored(tmp_path: Path, changes):
+    whole = tiny_run(tmp_path / "whole", network="tree", **changes).go()
+    idle = whole.state.model.finest.child.log_residual
+    assert whole.state.optimizer.state[idle]["step"] == 0
+    tiny_run(tmp_path / "torn", network="tree", **changes).go()
+    shutil.rmtree(tmp_path / "torn" / "checkpoints" / "0000000096")
+    again = tiny_run(tmp_path / "torn", network="tree", **changes).go()
+    assert again.state.resumed_from == [72]
+    assert hash_of(again.state) == hash_of(whole.state)
 
 
 def test_the_comparison_sees_a_part_that_is_taken_twice(whole, tmp_path, monkeypatch):
@@ -56,13 +104,15 @@ def test_micro_batches_of_images_are_those_of_the_batch(whole: TinyRun):
         assert torch.equal(torch.cat([part.draw.noise for part in parts]), batch.draw.noise)
 
 
-def test_gradient_checkpointing_gives_the_same_bits(whole: TinyRun, tmp_path: Path):
-    run = tiny_run(tmp_path, gradient_checkpointing=True)
-    calls = []
-    run.state.model.encoder[0][0].register_forward_pre_hook(lambda *_: calls.append(1))
+def test_gradient_checkpointing_gives_the_same_bits(either: TinyRun, tmp_path: Path):
+    run = like(either, tmp_path, gradient_checkpointing=True)
+    calls, model = [], run.state.model
+    is_tree = isinstance(model, TreeNetwork)
+    block = model.finest.child.encoder[0] if is_tree else model.encoder[0][0]
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
     train_step(run.state, run.rig)
     assert len(calls) == 2, "the block was not computed again"
-    assert hash_of(run.go().state) == hash_of(whole.state)
+    assert hash_of(run.go().state) == hash_of(either.state)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +129,11 @@ def losses_of(run: TinyRun) -> list[float]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_with_weights_in_float32(whole, tmp_path: Path, precision: str):
-    run = tiny_run(tmp_path, precision=precision).go()
+def test_half_precision_trains_with_weights_in_float32(either, tmp_path: Path, precision: str):
+    run = like(either, tmp_path, precision=precision).go()
     assert all(weight.dtype == torch.float32 for weight in run.state.model.parameters())
-    np.testing.assert_allclose(losses_of(run), losses_of(whole), rtol=0.02)
-    assert hash_of(run.state) != hash_of(whole.state)
+    np.testing.assert_allclose(losses_of(run), losses_of(either), rtol=0.02)
+    assert hash_of(run.state) != hash_of(either.state)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -91,7 +141,11 @@ def test_half_precision_runs_the_network_in_half(precision: str):
     layer, seen = nn.Linear(2, 2), []
     layer.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
     network = mixed(lambda scaled, *_: layer(scaled), torch.device("cpu"), precision)
-    output = network(torch.ones(1, 2), torch.zeros(1), torch.zeros(1))
+    denoise = Denoiser(
+        lambda scaled, *rest: network(scaled.flatten(1), *rest).reshape(scaled.shape),
+        *("clean", 0.5, 2),
+    )
+    output = denoise(torch.ones(1, 2, 1, 1), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert seen == [{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
     assert output.dtype == torch.float32
 
@@ -214,5 +268,5 @@ def test_sync_batch_norm_replaces_what_it_can():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_compiled_network_trains_to_the_same_weights(whole: TinyRun, tmp_path: Path):
-    assert largest_difference(whole, tiny_run(tmp_path, compile=True).go()) < 1e-4
+def test_a_compiled_network_trains_to_the_same_weights(either: TinyRun, tmp_path: Path):
+    assert largest_difference(either, like(either, tmp_path, compile=True).go()) < 1e-4

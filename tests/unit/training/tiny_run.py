@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from vivero.config.schema import TrainConfig
 from vivero.models.build import build_model, save_memory
+from vivero.models.tree import TreeNetwork
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.tracker import MemoryTracker
 from vivero.training.batches import Batch, Batches
@@ -45,20 +46,22 @@ TINY = {
     "preview_every_images": 96,
     "num_validation_images": 10,
 }
-TINY_MODEL = {
-    "name": "unet",
-    "channels": [16],
-    "blocks_per_level": 1,
-    "patch_px": 4,
-    "attention_heads": 2,
-    "embedding_channels": 8,
+TINY_MODEL = {"blocks_per_level": 1, "attention_heads": 2, "embedding_channels": 8}
+TINY_NETWORKS = {
+    "unet": {"name": "unet", "channels": [16], "patch_px": 4},
+    "tree": {"name": "tree", "channels": [8, 8], "patch_px": 2},
 }
+TINY_THRESHOLD = 2.0  # about half of the images enter at either level
+TINY_HANDOVER_WEIGHT = 0.25  # a tree's images that go through twice
 
 
-def tiny_train_config(**changes: object) -> TrainConfig:
+def tiny_train_config(*, network: str = "unet", **changes: object) -> TrainConfig:
+    """The settings of params.yaml with a tiny network, and with changes."""
     values = YAML(typ="safe").load(PARAMS.read_text())["train"]
-    model = {**values["model"], **TINY_MODEL, **changes.pop("model", {})}
-    values |= {**TINY, **changes, "model": model}
+    model = {**values["model"], **TINY_MODEL, **TINY_NETWORKS[network], **changes.pop("model", {})}
+    model["tree"] = {**model["tree"], "threshold": TINY_THRESHOLD, **changes.pop("tree", {})}
+    loss = {**values["loss"], "handover_weight": TINY_HANDOVER_WEIGHT, **changes.pop("loss", {})}
+    values |= {**TINY, **changes, "model": model, "loss": loss}
     return TrainConfig.model_validate(values)
 
 
@@ -106,6 +109,8 @@ def tiny_run(folder: Path, workers: Workers | None = None, **changes: object) ->
     config, workers, feed = tiny_train_config(**changes), workers or alone(), tiny_feed()
     torch.manual_seed(config.seed)
     model = build_model(config.model, 1, NUM_CLASSES, SIZE_PX)
+    if isinstance(model, TreeNetwork):
+        model.fit(torch.from_numpy(feed.images))
     if config.gradient_checkpointing:
         save_memory(model)
     state = new_train_state(workers.place(model, config), config, workers.device)
