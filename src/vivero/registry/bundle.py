@@ -133,7 +133,8 @@ def load_bundle(bundle_dir: Path) -> Bundle:
     """Check every file of a bundle against its manifest, then load it.
 
     Raises:
-        BundleError: When a file is missing, altered, not in the manifest or a link; it names it.
+        BundleError: When a file is missing, altered, not in the manifest or a link, or is of no
+            use; it names it.
     """
     check_manifest(bundle_dir)
     config = _read_config(bundle_dir / "config.json")
@@ -144,10 +145,15 @@ def load_bundle(bundle_dir: Path) -> Bundle:
             f"describe different networks; {AGAIN}"
         )
     folded = fold(loaded.network)
+    try:
+        denoiser = build_denoiser(folded, config.model, config.diffusion, len(config.class_names))
+    except ValueError as error:
+        weights_path = bundle_dir / NETWORK_DIR / WEIGHTS_NAME
+        raise BundleError(f"{weights_path} holds scales of no data: {error}; {AGAIN}") from error
     return Bundle(
         network=loaded.network,
         folded_network=folded,
-        denoiser=build_denoiser(folded, config.model, config.diffusion, len(config.class_names)),
+        denoiser=denoiser,
         schedule=build_schedule(config.diffusion),
         config=config,
         lineage=_read_lineage(bundle_dir / "lineage.json"),
