@@ -154,7 +154,7 @@ class SamplingConfig(Section):
     num_steps: Positive
     guidance: Annotated[float, Field(ge=0, le=20)]
     guidance_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
-    adaptive_threshold: Annotated[float, Field(gt=0)] | None
+    adaptive_threshold: Annotated[float, Field(gt=0)] | None = None  # older bundles have none
 
     @model_validator(mode="after")
     def _interval_in_order(self) -> Self:
