@@ -11,7 +11,7 @@ import pytest
 VIVERO = str(Path(sys.executable).parent / "vivero")
 REPOSITORY = Path(__file__).parents[3]
 COMMANDS = [
-    "run", "doctor", "ui", "sample", "models", "promote", "rollback", "lineage",
+    "run", "doctor", "ui", "sample", "show-tree", "models", "promote", "rollback", "lineage",
     "data fetch", "data import", "data verify", "data show",
     "validate-data", "validate_data", "prepare_data", "compute_reference", "train", "evaluate",
     "check_drift", "judge", "register",
