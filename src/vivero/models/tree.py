@@ -290,7 +290,7 @@ class TreeNetwork(nn.Module):
                 f"channels); got {image_size_px}"
             )
         self.num_channels, self.num_levels = num_channels, len(config.channels)
-        self.has_mask = has_mask
+        self.has_mask, self.token_channels = has_mask, token_channels
         self.has_coordinates = tree_config(config).fine_crop_share < 1
         self.noise_embedding = NoiseEmbedding(config.embedding_channels)
         self.class_embedding = nn.Embedding(num_classes + 1, config.embedding_channels)
@@ -343,9 +343,13 @@ class TreeNetwork(nn.Module):
 
         Returns:
             Of each level from the first that images enter at.
+
+        Raises:
+            ValueError: If the conditioning is not of these images or not what the network takes.
         """
         if not isinstance(conditioning, Conditioning):
             conditioning = Conditioning(conditioning)
+        self._check(conditioning, images[-1])
         embedding = self._embedding(noise_condition, conditioning.labels, levels)
         first = next(level for level, image in enumerate(images) if image is not None)
         inputs = [
@@ -366,6 +370,22 @@ class TreeNetwork(nn.Module):
         found: list[BranchOutput] = outputs
         return found
 
+    def _check(self, given: Conditioning, root_images: Tensor | None) -> None:
+        """Refuse what torch would spread over the batch, or would trip over further in."""
+        if (given.known is not None) != self.has_mask:
+            raise ValueError("a network takes a mask if and only if it was built with has_mask")
+        if given.tokens is not None and not self.token_channels:
+            raise ValueError("this network takes no tokens: it was built without token_channels")
+        if root_images is None:
+            raise ValueError("a pass needs at least one image")
+        num_images, _, *root_size = root_images.shape
+        of_labels = (num_images, self.class_embedding.embedding_dim)
+        has_class = not given.labels.is_floating_point()
+        _expect("labels", given.labels, of_labels[:1] if has_class else of_labels)
+        _expect("tokens", given.tokens, (num_images, "T", self.token_channels))
+        size = [side * 2**self.num_levels for side in root_size]
+        _expect("known", given.known, (num_images, 1 + self.num_channels, *size))
+
     def _embedding(self, noise_condition: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
         of_labels = labels if labels.is_floating_point() else self.class_embedding(labels)
         return F.silu(
@@ -378,8 +398,6 @@ class TreeNetwork(nn.Module):
         That is a mask and what lies behind it, split like the image, in units of the mean pixel;
         and row and column, where windows are cut.
         """
-        if (known is not None) != self.has_mask:
-            raise ValueError("a network takes a mask if and only if it was built with has_mask")
         if known is not None:
             of_level = haar_pyramid(known[: len(image)], level + 1)[level] / 2**level
             image = torch.cat([image, *haar_split(of_level)], dim=1)
@@ -389,6 +407,16 @@ class TreeNetwork(nn.Module):
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(image.dtype)
             image = torch.cat([image, grid.expand(num_images, -1, -1, -1)], dim=1)
         return image.contiguous(memory_format=torch.channels_last)
+
+
+def _expect(name: str, given: Tensor | None, shape: Sequence[int | str]) -> None:
+    """Refuse another shape; a letter stands for any number."""
+    if given is None:
+        return
+    pairs = zip(given.shape, shape, strict=False)
+    if given.ndim != len(shape) or any(isinstance(n, int) and got != n for got, n in pairs):
+        wanted = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise ValueError(f"{name} should have shape {wanted}; got {tuple(given.shape)}")
 
 
 def tree_config(config: ModelConfig) -> TreeConfig:
