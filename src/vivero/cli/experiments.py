@@ -51,7 +51,8 @@ def compare_samplers(
     samplers: Annotated[
         str | None,
         typer.Option(
-            help="Only these of ddpm, ddim, heun, dpm_solver_pp_2m, uni_pc, hierarchical."
+            help="Only these of ddpm, ddim, heun, dpm_solver_pp_2m, sde_dpm_solver_pp_2m, "
+            "uni_pc, hierarchical."
         ),
     ] = None,
     steps: Annotated[

@@ -31,7 +31,10 @@ def sample(
         int | None, typer.Option(help="Class index; without it all classes in turn.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddpm, ddim, heun, dpm_solver_pp_2m, uni_pc or hierarchical.")
+        str | None,
+        typer.Option(
+            help="ddpm, ddim, heun, dpm_solver_pp_2m, sde_dpm_solver_pp_2m, uni_pc or hierarchical."
+        ),
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Noise levels visited.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="1 = none.")] = None,

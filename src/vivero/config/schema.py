@@ -14,7 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-SamplerName = Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m", "uni_pc", "hierarchical"]
+SamplerName = Literal[
+    "ddpm", "ddim", "heun", "dpm_solver_pp_2m", "sde_dpm_solver_pp_2m", "uni_pc", "hierarchical"
+]
 ExtractorName = Literal["efficientnet_lite0", "inception"]
 ParameterisationName = Literal["noise", "velocity", "clean"]
 ScheduleName = Literal["linear", "cosine", "karras"]

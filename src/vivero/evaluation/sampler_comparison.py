@@ -18,6 +18,7 @@ STEPS: dict[SamplerName, tuple[int, ...]] = {
     "ddim": FAST_STEPS,
     "heun": FAST_STEPS,
     "dpm_solver_pp_2m": FAST_STEPS,
+    "sde_dpm_solver_pp_2m": FAST_STEPS,
     "uni_pc": FAST_STEPS,
     "hierarchical": FAST_STEPS,
 }
@@ -26,11 +27,14 @@ TITLES: dict[SamplerName, str] = {
     "ddim": "DDIM",
     "heun": "Heun",
     "dpm_solver_pp_2m": "DPM-Solver++(2M)",
+    "sde_dpm_solver_pp_2m": "SDE-DPM-Solver++(2M)",
     "uni_pc": "UniPC",
     "hierarchical": "hierarchical",
 }
+ADDS_NOISE = "not defined: it adds fresh noise at each step, so it follows no solution of the flow"
 ABOUT_DIVERGENCE: dict[SamplerName, str] = {
-    "ddpm": "not defined: it adds fresh noise at each step, so it follows no solution of the flow",
+    "ddpm": ADDS_NOISE,
+    "sde_dpm_solver_pp_2m": ADDS_NOISE,
     "hierarchical": "of 8-bit images; it follows the flow of each level of the tree, not that of "
     "the whole image, so it does not fall to 0",
 }
@@ -59,7 +63,7 @@ class Cell:
     @property
     def has_divergence(self) -> bool:
         """Whether the noise it begins with decides its images, as the flow's solution does."""
-        return self.sampler != "ddpm"
+        return ABOUT_DIVERGENCE.get(self.sampler) != ADDS_NOISE
 
     @property
     def num_passes(self) -> int:

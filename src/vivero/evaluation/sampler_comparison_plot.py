@@ -30,6 +30,7 @@ STYLES: dict[SamplerName, tuple[str, str]] = {
     "ddim": ("#E69F00", "o"),
     "heun": ("#56B4E9", "s"),
     "dpm_solver_pp_2m": ("#0072B2", "^"),
+    "sde_dpm_solver_pp_2m": ("#CC79A7", "^"),
     "uni_pc": ("#D55E00", "v"),
     "hierarchical": ("#009E73", "P"),
 }

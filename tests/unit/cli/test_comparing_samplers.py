@@ -170,7 +170,7 @@ def test_the_report_has_its_form_and_every_cell(finished: Finished):
     report = finished.report
     jsonschema.validate(report, SCHEMA)
     names = [cell["name"] for cell in report["cells"]]
-    fast = ("ddim", "heun", "dpm_solver_pp_2m", "uni_pc")
+    fast = ("ddim", "heun", "dpm_solver_pp_2m", "sde_dpm_solver_pp_2m", "uni_pc")
     assert names == ["ddpm-250", *(f"{name}-{steps}" for name in fast for steps in (5, 8))]
     for cell in report["cells"]:
         assert cell["error"] is None
@@ -178,7 +178,7 @@ def test_the_report_has_its_form_and_every_cell(finished: Finished):
         assert cell["ms_per_image"] > 0
         assert cell["equivalent_evaluations"] > 0
         assert cell["num_steps"] <= cell["evaluations"] <= 4 * cell["num_steps"]  # Heun, guided
-        assert (cell["divergence"] is None) == (cell["sampler"] == "ddpm")
+        assert (cell["divergence"] is None) == (cell["sampler"] in {"ddpm", "sde_dpm_solver_pp_2m"})
     assert "adds fresh noise" in report["cells"][0]["about_divergence"]
     assert set(report["pareto_front"]) <= set(names)
     assert report["target"]["is_met"] in {True, False}

@@ -135,6 +135,26 @@ def test_dpm_solver_takes_the_steps_of_diffusers_on_the_levels_of_edm(num_steps:
     assert torch.allclose(got, noisy, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 10, 50])
+def test_sde_dpm_solver_takes_the_steps_of_diffusers(num_steps: int):
+    scheduler = DPMSolverMultistepScheduler(
+        **TRAILING, **BETAS, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(num_steps)
+    sigmas = table_grid(scheduler.timesteps)
+    generator = torch.Generator().manual_seed(7)
+    fresh = [torch.randn(noise().shape, generator=generator).double() for _ in sigmas]
+    noisy_vp = noise() * sigmas[0] / torch.sqrt(1 + sigmas[0] ** 2)
+    for timestep, sigma, drawn in zip(scheduler.timesteps, sigmas, fresh, strict=False):
+        denoised = curved(noisy_vp * torch.sqrt(1 + sigma**2), sigma.expand(6), LABELS)
+        step = scheduler.step(denoised, timestep, noisy_vp, variance_noise=drawn)
+        noisy_vp = step.prev_sample
+
+    draws = iter(fresh)
+    got = SAMPLERS["sde_dpm_solver_pp_2m"](curved, noise(), sigmas, LABELS, lambda: next(draws))
+    assert torch.allclose(got, noisy_vp.double(), atol=1e-4)
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 50])
 def test_uni_pc_takes_the_steps_of_diffusers(num_steps: int):
     scheduler = UniPCMultistepScheduler(

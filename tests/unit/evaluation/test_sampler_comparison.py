@@ -39,7 +39,7 @@ def test_the_grid_holds_every_sampler_with_all_its_steps():
     for name in set(STEPS) - {"ddpm"}:
         assert tuple(cell.num_steps for cell in cells if cell.sampler == name) == FAST_STEPS
     assert FAST_STEPS == (5, 8, 12, 20, 50)
-    assert len({cell.name for cell in cells}) == len(cells) == 27
+    assert len({cell.name for cell in cells}) == len(cells) == 32
 
 
 def test_only_a_tree_has_the_hierarchical_sampler():
