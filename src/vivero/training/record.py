@@ -83,4 +83,5 @@ def copy_record(run_dir: Path, out_dir: Path) -> None:
     with write_whole(out_dir / JOURNAL) as part_path:
         shutil.copyfile(run_dir / JOURNAL, part_path)
     shutil.rmtree(out_dir / "previews", ignore_errors=True)
+    (run_dir / "previews").mkdir(exist_ok=True)  # a run whose weights never made an image has none
     shutil.copytree(run_dir / "previews", out_dir / "previews")
