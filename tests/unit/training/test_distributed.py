@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).parents[3]
 MAX_DIFFERENCE = 1e-5
 FILES = ("weights", "ema-16", "ema-8", "optimizer")
 FULL = 'sharding="full"'
+TREE = 'network="tree"'
 
 
 def train_with_two(folder: Path, *settings: str, max_restarts: int = 0) -> dict[str, Any]:
@@ -89,6 +90,20 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def one_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one_tree")
+    traced(tiny_run(folder, network="tree"), folder).go()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two_trees")
+    train_with_two(folder, TREE)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cut")
     train_with_two(folder, FULL)
@@ -99,9 +114,15 @@ def test_two_processes_equal_one_up_to_rounding(one: Path, two: Path):
     assert largest_difference(one, two) < MAX_DIFFERENCE
 
 
-def test_two_processes_in_parts_equal_one_up_to_rounding(one: Path, tmp_path: Path):
-    train_with_two(tmp_path, "num_micro_batches=2")
-    assert largest_difference(one, tmp_path) < MAX_DIFFERENCE
+def test_two_processes_of_a_tree_equal_one_up_to_rounding(one_tree: Path, two_trees: Path):
+    assert largest_difference(one_tree, two_trees) < MAX_DIFFERENCE
+    assert seen_in(two_trees) == seen_in(one_tree)
+
+
+@pytest.mark.parametrize(("whole", "settings"), [("one", []), ("one_tree", [TREE])])
+def test_two_processes_in_parts_equal_one_up_to_rounding(whole, settings, tmp_path, request):
+    train_with_two(tmp_path, *settings, "num_micro_batches=2")
+    assert largest_difference(request.getfixturevalue(whole), tmp_path) < MAX_DIFFERENCE
 
 
 def test_the_comparison_sees_images_that_were_left_out(two: Path, tmp_path: Path, monkeypatch):
@@ -135,12 +156,15 @@ def test_sharded_processes_validate_their_average(one: Path, cut: Path):
     assert final_of(cut)["validation_loss"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("way", ["cut", "two"])
-def test_one_process_goes_on_from_the_checkpoint_of_two(one, way, tmp_path, request):
+@pytest.mark.parametrize(
+    ("way", "whole", "network"),
+    [("cut", "one", "unet"), ("two", "one", "unet"), ("two_trees", "one_tree", "tree")],
+)
+def test_one_process_goes_on_from_the_checkpoint_of_two(way, whole, network, tmp_path, request):
     folder = without_the_end(request.getfixturevalue(way), tmp_path / "run")
-    run = tiny_run(folder).go()
+    run = tiny_run(folder, network=network).go()
     assert run.state.resumed_from == [72]
-    assert largest_difference(one, folder) < MAX_DIFFERENCE
+    assert largest_difference(request.getfixturevalue(whole), folder) < MAX_DIFFERENCE
 
 
 @pytest.mark.slow
@@ -188,7 +212,12 @@ def keep_until(folder: Path, images_seen: int, train: Callable[[], object]) -> N
 
 
 @pytest.mark.parametrize(
-    ("way", "settings"), [("two", []), pytest.param("cut", [FULL], marks=pytest.mark.slow)]
+    ("way", "settings"),
+    [
+        ("two", []),
+        ("two_trees", [TREE]),
+        pytest.param("cut", [FULL], marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_rank_is_replaced_and_no_bit_changes(way: str, settings, tmp_path, request):
     final = train_with_two(tmp_path, *settings, "die_at=64", max_restarts=1)

@@ -4,31 +4,35 @@ import logging
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.unit.training.tiny_run import hash_of, tiny_run
-from vivero.errors import CheckpointError
+from tests.unit.training.tiny_run import TINY_NETWORKS, hash_of, tiny_run
+from vivero.errors import CheckpointError, SamplingError
 from vivero.training import loop, resume
 from vivero.training.curves import metric_rows, write_curve
+from vivero.training.loss import loss_terms
 from vivero.training.progress import Progress
 from vivero.training.signals import Stopped
 from vivero.training.step import train_step
 from vivero.training.validation import validation_loss
 
 
-def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path):
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path, network: str):
     first, second, other = (
-        hash_of(tiny_run(tmp_path / name, total_images=24, seed=seed).go().state)
+        hash_of(tiny_run(tmp_path / name, network=network, total_images=24, seed=seed).go().state)
         for name, seed in (("first", 0), ("second", 0), ("other", 1))
     )
     assert first == second != other
 
 
-def test_learns(tmp_path: Path):
-    changes = {"total_images": 2400, "learning_rate": 0.01, "checkpoint_every_images": 2400}
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_learns(tmp_path: Path, network: str):
+    changes = {"network": network, "total_images": 2400, "learning_rate": 0.01, "checkpoint_every_images": 2400}
     run = tiny_run(tmp_path, **changes, log_every_images=240, validate_every_images=240).go()
     rows = metric_rows(run.outlets.tracker.journal.entries(), "validation/")
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -45,6 +49,26 @@ def test_reports_every_metric_on_its_beat(tmp_path: Path):
     assert [row["images_seen"] for row in validation] == [48, 96]
     assert sum(key.startswith("loss.sigma_") for key in validation[0]) == 5
     assert run.outlets.tracker.images == [("preview", tmp_path / "no.png", 96)]
+
+
+def test_a_tree_reports_each_part_of_its_loss(tmp_path: Path):
+    run = tiny_run(tmp_path, network="tree").go()
+    rows = metric_rows(run.outlets.tracker.journal.entries(), "train/")
+    for row in rows:
+        parts = {name: value for name, value in row.items() if name.startswith("loss.")}
+        assert list(parts) == [f"loss.{name}" for name in loss_terms(run.rig.config)]
+        assert sum(parts.values()) == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_a_preview_that_cannot_be_made_stops_nothing(tmp_path: Path, caplog):
+    def make_none(*_):
+        raise SamplingError("sampling diverged at step 1")
+
+    run = tiny_run(tmp_path)
+    run.outlets = replace(run.outlets, make_preview=make_none)
+    assert run.go().state.images_seen == 96
+    assert "no preview after 96 images: sampling diverged at step 1" in caplog.text
+    assert run.outlets.tracker.images == []
 
 
 def test_curves_are_csv_with_the_clock_first(tmp_path: Path):
@@ -78,12 +102,13 @@ def test_a_complete_run_repeats_no_step(tmp_path: Path, caplog, monkeypatch):
     assert "no step is repeated" in caplog.text
 
 
-def test_goes_on_from_the_last_whole_checkpoint_with_the_same_end(tmp_path: Path, caplog):
-    whole = hash_of(tiny_run(tmp_path / "whole").go().state)
-    tiny_run(tmp_path / "torn", total_images=96).go()
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_goes_on_from_the_last_whole_checkpoint_with_the_same_end(tmp_path: Path, caplog, network):
+    whole = hash_of(tiny_run(tmp_path / "whole", network=network).go().state)
+    tiny_run(tmp_path / "torn", network=network).go()
     last = tmp_path / "torn" / "checkpoints" / "0000000096" / "weights.safetensors"
     last.write_bytes(last.read_bytes()[:100])
-    again = tiny_run(tmp_path / "torn")
+    again = tiny_run(tmp_path / "torn", network=network)
     assert again.state.images_seen == 72
     assert "weights.safetensors is not the file that was saved" in caplog.text
     assert hash_of(again.go().state) == whole
@@ -116,11 +141,12 @@ def test_a_checkpoint_with_other_averages_is_refused(tmp_path: Path):
         tiny_run(tmp_path, total_images=24, ema_halflives_images=[16])
 
 
-def test_every_average_is_saved_and_goes_on_to_the_same_bits(tmp_path: Path):
-    whole = tiny_run(tmp_path / "whole").go().state
-    tiny_run(tmp_path / "torn").go()
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_every_average_is_saved_and_goes_on_to_the_same_bits(tmp_path: Path, network: str):
+    whole = tiny_run(tmp_path / "whole", network=network).go().state
+    tiny_run(tmp_path / "torn", network=network).go()
     shutil.rmtree(tmp_path / "torn" / "checkpoints" / "0000000096")
-    again = tiny_run(tmp_path / "torn").go().state
+    again = tiny_run(tmp_path / "torn", network=network).go().state
     assert again.resumed_from == [72]
     for halflife in (16, 8):
         ours, theirs = whole.average_state_dict(halflife), again.average_state_dict(halflife)
@@ -153,10 +179,11 @@ def test_the_average_with_the_least_validation_loss_comes_first(tmp_path: Path):
         assert losses[halflife] == loss.mean
 
 
-def test_looking_at_the_averages_changes_no_bit(tmp_path: Path):
-    seldom = tiny_run(tmp_path / "seldom").go().state
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_looking_at_the_averages_changes_no_bit(tmp_path: Path, network: str):
+    seldom = tiny_run(tmp_path / "seldom", network=network).go().state
     often = {"validate_every_images": 8, "preview_every_images": 8, "checkpoint_every_images": 8}
-    assert hash_of(tiny_run(tmp_path / "often", **often).go().state) == hash_of(seldom)
+    assert hash_of(tiny_run(tmp_path / "often", network=network, **often).go().state) == hash_of(seldom)
 
 
 STOPPING = {
