@@ -422,13 +422,20 @@ def test_entering_coarse_is_the_full_view_at_that_noise():
 
 
 def test_rows_that_enter_later_foresee_only_their_own_details():
-    tree = tree_of()
+    def foresee(level: int, raw: Tensor) -> None:
+        if level:
+            raw[:, -12:] = torch.arange(len(raw))[:, None, None, None]  # the row's number
+
+    tree = tree_of(Branches(say=foresee))
     states = [normal(2, 1, 16, 16), normal(3, 1, 8, 8), normal(1, 1, 4, 4)]
     sigma = torch.linspace(0.1, 2, 6).double()
     branches = tree.predict(states, sigma, labels_of(6))
     assert [len(branch.clean) for branch in branches] == [2, 5, 6]
     assert branches[0].details is None
     assert [tuple(branch.details.shape) for branch in branches[1:]] == [(3, 3, 8, 8), (1, 3, 4, 4)]
+    for level, rows in ((1, [2, 3, 4]), (2, [5])):
+        largest = branches[level].details.amax(dim=(1, 2, 3)) / DETAIL_STD[level - 1]
+        assert largest.tolist() == pytest.approx([2 * row for row in rows])
     later = tree.at_level(states[1], sigma[2:5], labels_of(6)[2:5], 1)
     torch.testing.assert_close(later.clean, branches[1].clean[2:])
 

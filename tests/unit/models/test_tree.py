@@ -345,6 +345,25 @@ def test_a_window_computes_less_of_the_finest_branch_alone(model):
     assert min(change_at(15, 0)) > 1e-6, "the coarser branches see the whole image"
 
 
+def test_a_window_is_handed_down_and_taken_up_at_its_place(model):
+    network = woken(TreeNetwork(model(), 1, NUM_CLASSES, SIZE_PX))
+    window, child = Window(top=1, left=2, side=2), network.branches()[1]
+    with torch.no_grad():  # what the coarser branch sees comes from the finer one alone
+        child.stem.gain.zero_()
+        child.stem.bias.zero_()
+    seen: dict[str, Tensor] = {}
+    child.encoder[0].register_forward_pre_hook(lambda _m, args: seen.update(down=args[0]))
+    child.register_forward_hook(lambda _m, _args, output: seen.update(coarse=output[0]))
+    network.finest.up.register_forward_pre_hook(lambda _m, args: seen.update(up=args[0]))
+    run(network, window=window)
+
+    is_touched = seen["down"].abs().amax(dim=1) > 0
+    expected = torch.zeros(3, 4, 4, dtype=torch.bool)
+    expected[:2, 1:3, 2:4] = True  # of the two images that enter at level 0
+    assert torch.equal(is_touched, expected)
+    assert torch.equal(seen["up"], seen["coarse"][:2, :, 1:3, 2:4])
+
+
 def test_windows_come_with_coordinates(model):
     seen: list[Tensor] = []
     network = woken(TreeNetwork(model(fine_crop_share=0.5), 1, NUM_CLASSES, SIZE_PX))
@@ -387,12 +406,14 @@ def test_tokens_are_silent_at_first_and_then_heard_at_every_level(model):
     assert reader.gate.weight.abs().max() == reader.gate.bias.abs().max() == 0
     woken(network)
     labels = torch.zeros(5, dtype=torch.int64)
-    outputs = [
-        run(network, conditioning=Conditioning(labels, normal(5, num_tokens, TOKEN_CHANNELS)))
-        for num_tokens in (4, 7)
-    ]
-    for one, other in zip(*outputs, strict=True):
-        assert not torch.allclose(one.raw, other.raw, atol=1e-4)
+    tokens = normal(5, 7, TOKEN_CHANNELS)
+    start = run(network, conditioning=Conditioning(labels, tokens))
+    for token in (0, 6):
+        other = tokens.clone()
+        other[:, token] = 3 * other[:, token].flip(-1)
+        changed = run(network, conditioning=Conditioning(labels, other))
+        for before, after in zip(start, changed, strict=True):
+            assert not torch.allclose(before.raw, after.raw, atol=1e-5)
 
 
 def test_tokens_without_heads_are_read_by_one(model):
