@@ -93,8 +93,8 @@ def losses_of(
 
 CLEAN, NOISE = normal(3, 1, 8, 8), normal(3, 1, 8, 8, seed=1)
 LEVELS, SIGMA = [1, 0, 0], torch.tensor([2.0, 0.9, 0.1])
-NEAR = [False, True, False]  # image 1 could enter at level 1 as well
-ROWS = [1, 2, 0, 1]  # of the pass: the finest first, then the coarser, then who learns alone
+NEAR = [False, False, True]  # image 2 could enter at level 1 as well
+ROWS = [1, 2, 0, 2]  # of the pass: the finest first, then the coarser, then who learns alone
 OFF = {"fine": 0.1, "coarse": 0.2, "own": 0.3, "alone": 0.4, "details": 0.05}
 FORESEEN_STD = (0.4, 0.5, 0.7)
 
@@ -144,7 +144,7 @@ def by_hand(config: LossConfig) -> dict[str, list[float]]:
             0,
             *(config.consistency_weight * coarse[i] * OFF["own"] ** 2 for i in (1, 2)),
         ],
-        "handover": [0, config.handover_weight * coarse[1] * gap**2, 0],
+        "handover": [0, 0, config.handover_weight * coarse[2] * gap**2],
         "detail": [config.detail_weight * OFF["details"] ** 2 / STD**2, 0, 0],
         "residual": [config.detail_weight * sum(surprise) / 3, 0, 0],
         "perceptual": [0, 0, config.perceptual_weight * OFF["fine"]],
@@ -224,7 +224,7 @@ def test_branches_are_shown_one_noise_in_all_levels():
     losses_of(Tree(look), EVERYTHING, CLEAN, NOISE, routing_of(LEVELS, SIGMA, NEAR), mean_distance)
     fine, coarse = haar_pyramid(CLEAN + SIGMA[:, None, None, None] * NOISE, 2)
     torch.testing.assert_close(seen[0][0], fine[[1, 2]])
-    torch.testing.assert_close(seen[0][1], coarse[[0, 1]])
+    torch.testing.assert_close(seen[0][1], coarse[[0, 2]])
 
 
 # --- the perceptual part
@@ -419,6 +419,26 @@ def test_the_residual_learns_the_variance_of_what_is_not_foreseen():
     assert gradient(measured) == pytest.approx(0, abs=0.01)
     assert gradient(1.3 * measured) > 0.3
     assert gradient(0.7 * measured) < -0.3
+
+
+def test_the_residual_does_not_pull_at_what_is_foreseen():
+    clean = normal(20, 1, 8, 8)
+    sigma = torch.full((20,), 2.0)
+    shift = torch.full((20, 1, 1, 1), 0.3, requires_grad=True)
+    coarse, details = haar_split(clean)
+
+    def foresee(states: list[Tensor], sigma: Tensor) -> list[BranchPrediction | None]:
+        std = torch.full((3, 1, 1), 0.2)
+        return [None, BranchPrediction(coarse, haar_pool(coarse), None, details + shift, std)]
+
+    config = NOTHING.model_copy(update={"detail_weight": 1.0})
+    losses = losses_of(
+        Tree(foresee), config, clean, torch.zeros_like(clean), routing_of([1] * 20, sigma)
+    )
+    losses.per_image.sum().backward()
+    assert shift.grad is not None
+    of_square = torch.full_like(shift, 2 * 0.3 / STD**2)
+    torch.testing.assert_close(shift.grad, of_square, rtol=1e-4, atol=0)
 
 
 # --- in training
