@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,12 @@ SAFETENSORS = "unet/diffusion_pytorch_model.safetensors"
 def contents(config, class_names=CLASS_NAMES) -> BundleContents:
     values = bundle_config(config, class_names)
     generator = torch.Generator().manual_seed(0)
-    state = build_network(BundleConfig.model_validate(values).network).state_dict()
-    weights = {n: 0.1 * torch.randn(v.shape, generator=generator) for n, v in state.items()}
+    network = build_network(BundleConfig.model_validate(values).network)
+    random = {
+        name: 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in network.named_parameters()
+    }
+    weights = {**network.state_dict(), **random}  # a tree's scales of the data stay as they are
     return BundleContents(weights, values, LINEAGE, "# A model\n")
 
 
@@ -138,6 +144,15 @@ def test_without_its_manifest_it_is_no_bundle(bundle_dir: Path, text: str | None
         (bundle_dir / "manifest.json").write_text(text)
     with pytest.raises(BundleError, match=r"no readable manifest\.json in .*bundle"):
         load_bundle(bundle_dir)
+
+
+@pytest.mark.parametrize("scale", [-0.1, math.nan])
+def test_scales_that_no_data_has_are_refused(tmp_path: Path, tiny_config, scale: float):
+    made = contents(tiny_config)
+    weights = {**made.network, "band_std": torch.full_like(made.network["band_std"], scale)}
+    write_bundle(tmp_path / "bundle", replace(made, network=weights))
+    with pytest.raises(BundleError, match=r"safetensors holds scales of no data: band_std must be"):
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_missing_folder_is_no_bundle(tmp_path: Path):

@@ -168,7 +168,13 @@ def traced(run: TinyRun, folder: Path, die_at: int | None = None) -> TinyRun:
     """The run, whose batches leave a trace in a folder."""
     rig = run.rig
     batches = SeenBatches(
-        rig.config, rig.workers, rig.batches.feed, rig.objective, folder=folder, die_at=die_at
+        rig.config,
+        rig.workers,
+        rig.batches.feed,
+        rig.objective,
+        rig.batches.router,
+        folder=folder,
+        die_at=die_at,
     )
     run.rig = replace(rig, batches=batches)
     return run
