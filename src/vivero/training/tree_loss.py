@@ -130,12 +130,9 @@ class TreeObjective:
         finer = branches[level - 1] if level else None
         if finer is not None and rows.num_alone[level]:
             alone = slice(num_rows - rows.num_alone[level], num_rows)
-            finer_view = haar_pool(finer.clean.detach())[rows.twins[level].to(sigma.device)]
-            seen = branch.clean[alone]
-            if level == 1 and routing.window is not None:
-                seen = routing.window.of(seen, 2)
-            gap = own_weight[alone] * _mean_square(seen - finer_view)
-            sums.add("handover", config.handover_weight * gap, alone, is_alone=True)
+            gap = _gap_to_finer(branch.clean[alone], finer.clean, level, rows, routing)
+            gap = config.handover_weight * own_weight[alone] * gap
+            sums.add("handover", gap, alone, is_alone=True)
         if level == 0 and self.perceptual is not None:
             self._add_perceptual(self.perceptual, branch.clean, target, routing, sums)
 
@@ -244,6 +241,19 @@ class _Sums:
 
     def losses(self) -> Losses:
         return Losses(self._per_image, self._terms)
+
+
+def _gap_to_finer(
+    seen: Tensor, finer: Tensor, level: int, rows: "_PassRows", routing: Routing
+) -> Tensor:
+    """Mean squared distance of what a branch sees alone from the view of the finer one, (m,).
+
+    The finer branch is the teacher: it gets no gradient.
+    """
+    taught = haar_pool(finer.detach())[rows.twins[level].to(seen.device)]
+    if level == 1 and routing.window is not None:
+        seen = routing.window.of(seen, 2)
+    return _mean_square(seen - taught)
 
 
 def _mean_square(values: Tensor) -> Tensor:

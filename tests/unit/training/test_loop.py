@@ -32,7 +32,12 @@ def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path, network: s
 
 @pytest.mark.parametrize("network", TINY_NETWORKS)
 def test_learns(tmp_path: Path, network: str):
-    changes = {"network": network, "total_images": 2400, "learning_rate": 0.01, "checkpoint_every_images": 2400}
+    changes = {
+        "network": network,
+        "total_images": 2400,
+        "learning_rate": 0.01,
+        "checkpoint_every_images": 2400,
+    }
     run = tiny_run(tmp_path, **changes, log_every_images=240, validate_every_images=240).go()
     rows = metric_rows(run.outlets.tracker.journal.entries(), "validation/")
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -183,7 +188,9 @@ def test_the_average_with_the_least_validation_loss_comes_first(tmp_path: Path):
 def test_looking_at_the_averages_changes_no_bit(tmp_path: Path, network: str):
     seldom = tiny_run(tmp_path / "seldom", network=network).go().state
     often = {"validate_every_images": 8, "preview_every_images": 8, "checkpoint_every_images": 8}
-    assert hash_of(tiny_run(tmp_path / "often", network=network, **often).go().state) == hash_of(seldom)
+    assert hash_of(tiny_run(tmp_path / "often", network=network, **often).go().state) == hash_of(
+        seldom
+    )
 
 
 STOPPING = {
