@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from vivero.errors import BundleError
+from vivero.models.denoisers import build_denoiser
 from vivero.models.load import CONFIG_NAME, NETWORK_DIR, WEIGHTS_NAME, NetworkConfig, load, save
 from vivero.models.load import build_network as build
 
 
-@pytest.fixture
-def config(tiny_config) -> NetworkConfig:
-    return NetworkConfig(
-        model=tiny_config.train.model, num_channels=1, num_classes=3, image_size_px=16
-    )
+@pytest.fixture(params=["unet", "tree"])
+def config(request: pytest.FixtureRequest, config_factory) -> NetworkConfig:
+    model = config_factory({"train.model.name": request.param}).train.model
+    return NetworkConfig(model=model, num_channels=1, num_classes=3, image_size_px=16)
 
 
 @pytest.fixture
@@ -26,17 +26,26 @@ def saved_dir(tmp_path: Path, config: NetworkConfig) -> Path:
 
 def _weights(config: NetworkConfig) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    state = build(config).state_dict()
-    return {name: 0.1 * torch.randn(v.shape, generator=generator) for name, v in state.items()}
+    network = build(config)
+    random = {
+        name: 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in network.named_parameters()
+    }
+    scales = {name: 0.5 * scale for name, scale in network.state_dict().items()}  # of a tree's data
+    return {**scales, **random}
 
 
-def test_the_loaded_network_predicts_what_the_saved_one_did(saved_dir, config):
+def test_the_loaded_network_predicts_what_the_saved_one_did(saved_dir, config, tiny_config):
     network = build(config)
     network.load_state_dict(_weights(config))
     loaded = load(saved_dir)
 
-    inputs = torch.ones(2, 1, 16, 16), torch.zeros(2), torch.tensor([0, 3])
-    assert torch.equal(loaded.network(*inputs), network.eval()(*inputs))
+    inputs = torch.ones(2, 1, 16, 16), torch.tensor([0.1, 9.0]), torch.tensor([0, 3])
+    ours, theirs = (
+        build_denoiser(each, config.model, tiny_config.train.diffusion, 3)(*inputs)
+        for each in (network.eval(), loaded.network)
+    )
+    assert torch.equal(ours, theirs)
     assert loaded.config == config
     assert not loaded.network.training
     assert not any(weights.requires_grad for weights in loaded.network.parameters())
@@ -53,8 +62,8 @@ def test_equal_weights_give_equal_bytes(saved_dir, tmp_path, config):
 
 def test_weights_of_another_network_are_not_saved(tmp_path, config):
     weights = _weights(config)
-    del weights["stem.bias"]
-    with pytest.raises(ValueError, match=r"1 names differ; stem\.bias is missing"):
+    del weights["class_embedding.weight"]
+    with pytest.raises(ValueError, match=r"1 names differ; class_embedding\.weight is missing"):
         save(tmp_path, weights, config)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,13 +1,21 @@
 """The U-Net: its size, its shapes, and what it must and must not depend on."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vivero.config.schema import Config
 from vivero.models.build import build_model
 
 LABELS = torch.tensor([0, 2])
 NOISE_CONDITION = torch.tensor([-0.5, 0.7])
+
+
+@pytest.fixture(scope="module")
+def tiny_config(config_factory: Callable[..., Config]) -> Config:
+    return config_factory({"train.model.name": "unet"})
 
 
 def images(num_channels: int, size_px: int) -> Tensor:
@@ -40,7 +48,7 @@ def test_gives_images_of_the_shape_it_took(
 ):
     config = config_factory(
         {"train.model.patch_px": patch_px, "train.model.channels": channels}
-        | {"prepare_data.image_size_px": 48}
+        | {"train.model.name": "unet", "prepare_data.image_size_px": 48}
     ).train.model
     network = woken(build_model(config, num_channels, 3, size_px))
     got = network(images(num_channels, size_px), NOISE_CONDITION, LABELS)
@@ -91,7 +99,9 @@ def test_without_classes_the_only_label_is_none(tiny_config):
 
 
 def test_without_attention_it_still_works(config_factory):
-    config = config_factory({"train.model.attention_heads": 0}).train.model
+    config = config_factory(
+        {"train.model.name": "unet", "train.model.attention_heads": 0}
+    ).train.model
     network = build_model(config, 1, 3, 16)
     assert not any("attention" in name for name in network.state_dict())
     assert network(images(1, 16), NOISE_CONDITION, LABELS).shape == (2, 1, 16, 16)
