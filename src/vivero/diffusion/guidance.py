@@ -4,7 +4,7 @@ Pure: no files, no randomness. Letters: B images, C channels, H rows, W columns 
 image), G guided images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -90,11 +90,10 @@ class GuidedTree:
             return self.tree.at_level(noisy, sigma, labels, level)
         joint = _with_no_class(noisy, sigma, labels, rows, self.null_label)
         both = self.tree.at_level(*joint, level)
-        std = both.details_std
-        return LevelEstimate(
+        return replace(
+            both.of_rows(slice(len(noisy))),
             clean=_guide(both.clean, rows, self.guidance),
             details=None if both.details is None else _guide(both.details, rows, self.guidance),
-            details_std=std if std is None or len(std) != len(both.clean) else std[: len(noisy)],
         )
 
 

@@ -31,12 +31,23 @@ class LevelEstimate:
         clean: The expected level image z_l, shape (B, C, h, w).
         details: The expected details between z_l and z_{l-1}, shape (B, 3C, h, w); None at level 0,
             and where a tree foresees none: they are then 0, give or take their band_std.
-        details_std: Deviation of the details around that, broadcastable to details; None with them.
+        details_std: Deviation of the details around that, broadcastable to details: of as many
+            dimensions where each image has its own, of fewer where all share one; None with them.
     """
 
     clean: Float[Tensor, "B C h w"]
     details: Float[Tensor, "B 3*C h w"] | None
     details_std: Float[Tensor, "..."] | None
+
+    def of_rows(self, rows: Int64[Tensor, " R"] | slice) -> "LevelEstimate":
+        """The same of some of the images, in the order of rows."""
+        std = self.details_std
+        is_per_image = std is not None and std.ndim == self.clean.ndim and len(std) > 1
+        return LevelEstimate(
+            clean=self.clean[rows],
+            details=None if self.details is None else self.details[rows],
+            details_std=std[rows] if std is not None and is_per_image else std,
+        )
 
 
 class TreeModel(Protocol):
@@ -244,22 +255,13 @@ class _Party:
 
     def _only(self, chosen: Tensor) -> "_Party":
         """Some of the images, on their own from here on."""
-        estimate = self.estimate
-        if estimate is not None:
-            std = estimate.details_std
-            is_per_image = std is not None and std.ndim == self.noisy.ndim and len(std) > 1
-            estimate = LevelEstimate(
-                clean=estimate.clean[chosen],
-                details=None if estimate.details is None else estimate.details[chosen],
-                details_std=std[chosen] if std is not None and is_per_image else std,
-            )
         return replace(
             self,
             rows=self.rows[chosen],
             labels=self.labels[chosen],
             noises=[noise[chosen] for noise in self.noises],
             noisy=self.noisy[chosen],
-            estimate=estimate,
+            estimate=None if self.estimate is None else self.estimate.of_rows(chosen),
             before=None if self.before is None else self.before[chosen],
         )
 

@@ -115,6 +115,17 @@ def test_a_tree_is_guided_as_a_denoiser_is_in_details_too(noisy, std_per_image):
     assert torch.allclose(got.clean, usual)
 
 
+@pytest.mark.parametrize(
+    "labels", [[1, NULL], [0, NULL, NULL], [0, 1, NULL]], ids=["B + G = 3", "B + G = 4", "5"]
+)
+def test_a_deviation_that_images_share_is_not_cut_whatever_their_number(noisy, labels):
+    tree, num_images = CountingTree(std_per_image=False), len(labels)
+    guided = GuidedTree(tree, 2.0, (0.0, 9.0), NULL)
+    got = guided.at_level(noisy[:num_images], torch.ones(num_images), torch.tensor(labels), 1)
+    assert got.details_std.shape == (3, 1, 1)
+    assert got.details.shape == (num_images, 3, 2, 2)
+
+
 def test_a_tree_has_no_details_to_guide_at_the_finest_level(noisy):
     tree = CountingTree(std_per_image=True)
     got = GuidedTree(tree, 2.0, (0.0, 9.0), NULL).at_level(noisy, torch.ones(4), LABELS, 0)

@@ -360,6 +360,18 @@ def test_signal_is_measured_against_the_noise_of_the_next_look():
     assert levels(0.51, 0.30) == [2, 2, 2]
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1), (3, 3, 1, 1)])
+def test_rows_of_an_estimate_keep_the_deviation_that_all_images_share(shape: tuple[int, ...]):
+    std = torch.arange(math.prod(shape)).reshape(shape) + 1.0
+    whole = LevelEstimate(random_noise(3, 4), random_noise(3, 4).repeat(1, 3, 1, 1), std)
+    rows = torch.tensor([2, 0])
+    some = whole.of_rows(rows)
+    assert torch.equal(some.clean, whole.clean[rows])
+    assert torch.equal(some.details, whole.details[rows])
+    of_each = std.expand_as(whole.details)[rows]
+    assert torch.equal(some.details_std.expand_as(some.details), of_each)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e9])
 @pytest.mark.parametrize("where", ["clean", "details"])
 def test_says_at_which_step_the_tree_broke(where: str, bad: float):
