@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -216,13 +216,14 @@ def report(runs: Sequence[Run], root: Path) -> str:
     """Write artifacts/bench/models.json and pictures, docs/experiments.md, MLflow.
 
     Args:
-        runs: What was asked for; what is not finished is left out.
+        runs: What was asked for; what is not finished is left out, and what else is finished, of
+            as many seconds and samples, is in the report as well.
         root: Top of the repository.
 
     Returns:
         The sentence.
     """
-    results = finished(runs, root)
+    results = finished(runs, root) | others_finished(runs, root)
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for run, result in results.items():
         grouped[run.dataset][run.variant].append(result)
@@ -272,6 +273,20 @@ def finished(runs: Sequence[Run], root: Path) -> dict[Run, dict[str, Any]]:
         if paths:
             newest = max(paths, key=lambda path: path.stat().st_mtime)
             found[run] = {**read_json(newest), "folder": str(newest.parent.relative_to(root))}
+    return found
+
+
+def others_finished(runs: Sequence[Run], root: Path) -> dict[Run, dict[str, Any]]:
+    """The newest result of every other run of as many seconds and samples as these."""
+    found: dict[Run, dict[str, Any]] = {}
+    paths = (work_dir(root) / "bench" / "models").glob(f"*/*/*/{RESULT}")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+        result = read_json(path)
+        run = Run(**result["made_from"]["run"])
+        like = replace(runs[0], dataset=run.dataset, variant=run.variant, seed=run.seed)
+        is_known = run.variant.split("+")[0] in VARIANTS
+        if run == like and is_known and run not in runs:
+            found[run] = {**result, "folder": str(path.parent.relative_to(root))}
     return found
 
 

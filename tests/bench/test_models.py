@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -16,6 +18,7 @@ from bench.model_report import (
     figure_over,
     line_of,
     markdown,
+    others_finished,
     publish,
     sentence_of,
     verdict,
@@ -190,6 +193,27 @@ def test_runs_that_diverged_are_counted_and_give_no_figures():
     diverged = {"has_diverged": True, "denoising": [], "samplings": []}
     assert cell_of([diverged]) is None
     assert cell_of([diverged, result(0, 1.0, has_other_sampler=False)]).num_diverged == 1
+
+
+def test_a_narrower_call_reports_what_was_finished_before(tmp_path):
+    def finish(folder, run, loss):
+        made = {**result(run.seed, loss), "made_from": {"code_sha256": "c", "run": asdict(run)}}
+        path = tmp_path / "work" / "bench" / "models" / run.dataset / run.variant / folder
+        path.mkdir(parents=True)
+        (path / "result.json").write_text(json.dumps(made))
+        os.utime(path / "result.json", (loss, loss))
+
+    asked = Run("colour", "A5", 0, 240.0, 1000)
+    before = Run("fashion_mnist", "A3+learning_rate=1e-3", 1, 240.0, 1000)
+    finish("1-old", before, 1.0)
+    finish("1-new", before, 2.0)
+    finish("0-asked", asked, 1.0)
+    finish("0-short", replace(before, seconds=10.0), 1.0)
+    finish("0-gone", replace(before, variant="B9"), 1.0)
+    found = others_finished([asked], tmp_path)
+    assert [*found] == [before]
+    assert found[before]["denoising"][0]["value"] == 2.0
+    assert found[before]["folder"].endswith("1-new")
 
 
 def test_the_page_keeps_what_stands_around_the_section(tmp_path):
