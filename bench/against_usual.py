@@ -113,6 +113,10 @@ def targets(rows: Rows) -> Targets:
         "held-out loss over theirs, worst noise bin": (loss_factor(ours, theirs.values()), 1.0),
         "FD after a quarter of the time over their best's after all of it": (quarter, 1.0),
     }
+    at_most["FD in the features of the unseen classifiers, the larger of two"] = (
+        max(verdicts(ours)[judge]["fd"] for judge in JUDGES),
+        0.5,
+    )
     at_least = {
         "sampling images/s over theirs": (speed_factor(ours, small, "sampling"), 10.0),
         "training images/s over theirs": (speed_factor(ours, small, "used"), 3.0),

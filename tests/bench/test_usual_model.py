@@ -191,27 +191,27 @@ def report(distance: float, error: float, speed: float, num_images: int = 1000) 
 
 
 def contest(ours: dict[str, Any], quarter: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    theirs = {name: report(50.0, 0.3, 50.0) for name in DEFAULTS}
-    theirs["docs"] = report(50.0, 0.3, 10.0, 256)
-    bests = {name: report(10.0, 0.2, 60.0) for name in BESTS}
+    theirs = {name: report(5.0, 0.3, 50.0) for name in DEFAULTS}
+    theirs["docs"] = report(5.0, 0.3, 10.0, 256)
+    bests = {name: report(1.0, 0.2, 60.0) for name in BESTS}
     return {**theirs, **bests, OURS: ours, OURS_QUARTER: quarter}
 
 
 def test_every_target_can_be_met_and_every_one_can_be_missed():
-    won = contest(report(4.0, 0.1, 700.0), report(9.0, 0.15, 700.0))
+    won = contest(report(0.4, 0.1, 700.0), report(0.9, 0.15, 700.0))
     found = targets(won)
     assert all(one["is_met"] for one in found)
     assert [one["factor"] for one in found[:2]] == [pytest.approx(0.08), pytest.approx(0.4)]
     assert sentence(found).endswith("every target is met")
-    assert [table.row_count for table in tables(won, found)] == [7, 1, 6]
+    assert [table.row_count for table in tables(won, found)] == [7, 1, 7]
 
-    lost = targets(contest(report(40.0, 0.25, 100.0), report(41.0, 0.3, 100.0)))
+    lost = targets(contest(report(4.0, 0.25, 100.0), report(4.1, 0.3, 100.0)))
     assert not any(one["is_met"] for one in lost)
 
 
 def test_a_run_that_is_missing_is_a_target_missed():
-    rows = contest(report(4.0, 0.1, 700.0), report(9.0, 0.15, 700.0))
+    rows = contest(report(0.4, 0.1, 700.0), report(0.9, 0.15, 700.0))
     rows = {name: row for name, row in rows.items() if name not in BESTS}
     found = targets(rows)
-    assert [one["is_met"] for one in found] == [True, False, True, False, True, True]
+    assert [one["is_met"] for one in found] == [True, False, True, False, True, True, True]
     assert "not run" in sentence(found)
