@@ -57,7 +57,7 @@ def bench_config(precision: str, num_steps: int) -> Config:
         "log_every_images": 10 * BATCH_IMAGES,
         "num_processes": 1,
         "compile": torch.cuda.is_available(),
-        "model": config.train.model.model_copy(update={"channels": CHANNELS}),
+        "model": config.train.model.model_copy(update={"name": "unet", "channels": CHANNELS}),
         **beats,
     }
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})

@@ -95,7 +95,9 @@ class Figures:
 def case_config(case: Case) -> TrainConfig:
     """The repository's settings, changed to the case."""
     config = load_config(project_dir() / PARAMS).train
-    model = config.model.model_copy(update={"channels": [case.width, 2 * case.width]})
+    # the U-Net, of which every process computes the same parts, as FSDP2 needs it
+    changed = {"name": "unet", "channels": [case.width, 2 * case.width]}
+    model = config.model.model_copy(update=changed)
     names = ("num_processes", "batch_images", "num_micro_batches", "sharding")
     changes = {name: getattr(case, name) for name in names}
     return config.model_copy(update={**changes, "model": model})
