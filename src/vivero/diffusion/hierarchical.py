@@ -132,7 +132,9 @@ def sample_hierarchical(
         draw_noise: Not called.
         adaptive_threshold: An image descends one level early where the mean square of its expected
             details exceeds this times sigma^2: it has more signal in the band than the data on
-            average. Each image goes its own way, whatever its batch. None: by the scheduler alone.
+            average. Each image goes its own way, whatever its batch; those of one level are looked
+            at together, so that a step asks the tree once a level at most. None: by the scheduler
+            alone.
 
     Returns:
         Images, shape (B, C, H, W), about [-1, 1]. Bands that the noise of the last step still hides
@@ -155,9 +157,7 @@ def sample_hierarchical(
     parties = [whole]
     log_step_before = math.nan
     for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist())):
-        parties = [part for party in parties for part in party.parted(sigma, adaptive_threshold)]
-        for party in parties:
-            party.descend(step, sigma, adaptive_threshold)
+        parties = _descended(parties, step, sigma, adaptive_threshold)
         estimates = [party.look(step, sigma) for party in parties]
         if next_sigma == 0:
             order = torch.cat([party.rows for party in parties]).argsort()
@@ -172,18 +172,19 @@ def sample_hierarchical(
 
 @dataclass
 class _Party:
-    """Images of a batch that go down a tree together.
+    """Images of a batch that are at one level of a tree.
 
     Args:
         tree: Denoises level images.
         rows: Which of the batch, shape (b,).
         labels: Their classes, shape (b,).
-        noises: The level images of their noise, finest first.
+        noises: The level images of the noise of the whole batch, finest first.
         sigma_max: Where they began.
         level: Where they are.
         noisy: Their level images.
-        estimate: What was last said of them; None when they have descended since.
-        before: Their denoised level images of the step before; None before the first.
+        estimate: What was last said of them; None when they have descended or met others since.
+        before: Their denoised level images of the step before, in lots, as those who meet may come
+            from different levels; together b images, none before the first step.
     """
 
     tree: TreeModel
@@ -194,7 +195,7 @@ class _Party:
     level: int
     noisy: Tensor
     estimate: LevelEstimate | None = None
-    before: Tensor | None = None
+    before: tuple[Tensor, ...] = ()
 
     def parted(self, sigma: float, adaptive_threshold: float | None) -> list["_Party"]:
         """Those that descend early, and those that do not; itself where all do the same."""
@@ -203,15 +204,16 @@ class _Party:
             return [self]
         return [self._only(is_early.nonzero()[:, 0]), self._only((~is_early).nonzero()[:, 0])]
 
-    def descend(self, step: int, sigma: float, adaptive_threshold: float | None) -> None:
-        """Go to the level of sigma, or one further than this where the details carry signal."""
-        wanted = self._by_schedule(sigma)
-        if bool(self._is_early(sigma, adaptive_threshold).all()):
-            wanted = min(wanted, self.level - 1)
-        while self.level > wanted:
-            seen = self.estimate or self.look(step, sigma)
-            self.noisy = haar_join(self.noisy, self._noisy_details(seen, sigma))
-            self.level, self.estimate = self.level - 1, None
+    def is_due(self, sigma: float, adaptive_threshold: float | None) -> bool:
+        """Whether they leave their level, once those that do are on their own."""
+        is_early = self._is_early(sigma, adaptive_threshold)
+        return self._by_schedule(sigma) < self.level or bool(is_early.any())
+
+    def descend(self, step: int, sigma: float) -> None:
+        """Go down a level, by what was said of them there; they are looked at if nothing was."""
+        seen = self.estimate or self.look(step, sigma)
+        self.noisy = haar_join(self.noisy, self._noisy_details(seen, sigma))
+        self.level, self.estimate = self.level - 1, None
 
     def look(self, step: int, sigma: float) -> LevelEstimate:
         """The tree's estimate, once it is seen to be possible."""
@@ -226,10 +228,12 @@ class _Party:
     def step(self, estimate: LevelEstimate, noise_left: float, share_of_change: float) -> None:
         """One step of the solver, which leaves a share of the noise."""
         denoised = target = estimate.clean
-        if self.before is not None:
-            target = denoised + share_of_change * (denoised - with_coarse(denoised, self.before))
+        if self.before:
+            lots = torch.split(denoised, [len(lot) for lot in self.before])
+            before = torch.cat(list(map(with_coarse, lots, self.before)))
+            target = denoised + share_of_change * (denoised - before)
         self.noisy = target + noise_left * (self.noisy - target)
-        self.before = denoised
+        self.before = (denoised,)
 
     def full_size(self, estimate: LevelEstimate, sigma: float) -> Tensor:
         """The clean full images: details that the estimate does not hold are their Gaussian mean.
@@ -254,15 +258,14 @@ class _Party:
         return signal > adaptive_threshold * sigma**2
 
     def _only(self, chosen: Tensor) -> "_Party":
-        """Some of the images, on their own from here on."""
+        """Some of the images, on their own; after a step, which leaves one lot of before."""
         return replace(
             self,
             rows=self.rows[chosen],
             labels=self.labels[chosen],
-            noises=[noise[chosen] for noise in self.noises],
             noisy=self.noisy[chosen],
             estimate=None if self.estimate is None else self.estimate.of_rows(chosen),
-            before=None if self.before is None else self.before[chosen],
+            before=tuple(lot[chosen] for lot in self.before),
         )
 
     def _noisy_details(self, estimate: LevelEstimate, sigma: float) -> Tensor:
@@ -271,7 +274,7 @@ class _Party:
         return expected + (std**2 + sigma**2) ** 0.5 * self._noise_of_details(self.level)
 
     def _noise_of_details(self, level: int) -> Tensor:
-        return haar_split(self.noises[level - 1])[1]
+        return haar_split(self.noises[level - 1][self.rows])[1]
 
     def _details(
         self, estimate: LevelEstimate | None, level: int
@@ -280,3 +283,41 @@ class _Party:
         if estimate is None or estimate.details is None or estimate.details_std is None:
             return 0.0, self.tree.scheduler.band_std[level - 1]
         return estimate.details, estimate.details_std
+
+
+def _descended(
+    parties: list[_Party], step: int, sigma: float, adaptive_threshold: float | None
+) -> list[_Party]:
+    """The images at the levels where sigma is best looked at, one party a level, coarsest first."""
+    parted = [part for party in parties for part in party.parted(sigma, adaptive_threshold)]
+    for party in parted:
+        if party.is_due(sigma, adaptive_threshold):
+            party.descend(step, sigma)
+    together = _joined(parted)
+    # who is above the level of sigma still has just come there: one look is for all of them
+    while together[0].level > together[0].tree.scheduler.level_of(sigma):
+        together[0].descend(step, sigma)
+        together = _joined(together)
+    return together
+
+
+def _joined(parties: list[_Party]) -> list[_Party]:
+    """Those of one level as one, coarsest first."""
+    by_level: dict[int, list[_Party]] = {}
+    for party in parties:
+        by_level.setdefault(party.level, []).append(party)
+    return [_as_one(by_level[level]) for level in sorted(by_level, reverse=True)]
+
+
+def _as_one(parties: list[_Party]) -> _Party:
+    first, *others = parties
+    if not others:
+        return first
+    return replace(
+        first,
+        rows=torch.cat([party.rows for party in parties]),
+        labels=torch.cat([party.labels for party in parties]),
+        noisy=torch.cat([party.noisy for party in parties]),
+        estimate=None,
+        before=tuple(lot for party in parties for lot in party.before),
+    )

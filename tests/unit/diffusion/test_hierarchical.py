@@ -347,6 +347,34 @@ def test_an_image_descends_by_its_own_signal_whatever_its_batch():
     assert any(num_images % len(noise) for num_images in counted.num_images)  # they did part
 
 
+@dataclass
+class Remembering:
+    """A tree that remembers level, noise and number of images of each pass."""
+
+    tree: TreeModel
+
+    def __post_init__(self) -> None:
+        self.scheduler = self.tree.scheduler
+        self.passes: list[tuple[int, float, int]] = []
+
+    def at_level(self, noisy: Tensor, sigma: Tensor, labels: Tensor, level: int) -> LevelEstimate:
+        self.passes.append((level, sigma[0].item(), len(noisy)))
+        return self.tree.at_level(noisy, sigma, labels, level)
+
+
+@pytest.mark.parametrize(("num_steps", "num_passes"), [(8, 10), (50, 57)])
+def test_a_step_asks_the_tree_once_a_level_however_images_part(num_steps: int, num_passes: int):
+    late, noise = GaussianTree(neighbouring_pixels_alike(), threshold=0.5), random_noise(24, 8)
+    tree = Remembering(late)
+    together = sampled(tree, noise, num_steps, adaptive_threshold=0.2)
+
+    steps = [(level, sigma) for level, sigma, _ in tree.passes]
+    assert len(set(steps)) == len(steps) == num_passes  # 12 and 173 if those who met stayed apart
+    assert len({sigma for _, sigma in steps}) == num_steps < len(steps)  # they did part
+    alone = [sampled(late, one[None], num_steps, adaptive_threshold=0.2) for one in noise]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-10)
+
+
 def test_signal_is_measured_against_the_noise_of_the_next_look():
     def levels(details: float, adaptive_threshold: float) -> list[int]:
         tree = ScriptedTree(SCRIPT, details=details)
