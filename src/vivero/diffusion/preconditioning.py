@@ -80,6 +80,34 @@ def coefficients_of(
             return clean_coefficients(sigma, sigma_data)
 
 
+def band_coefficients(
+    name: ParameterisationName, sigma: Float[Tensor, " B"], std: float
+) -> Coefficients:
+    """The scales of a parameterisation for a band of images, in units of the band.
+
+    Noise and velocity take their data to be of unit deviation; a band is, once it and its noise are
+    divided by std: with the coefficients at sigma / std,
+
+    denoised / std = skip * noisy / std + out * network(into * noisy / std, ...)
+
+    So whatever the network predicts, both what it is shown of the band and what it is asked for
+    have unit variance; the velocity of a band is what "clean" predicts, with the other sign.
+
+    Args:
+        name: What the network predicts.
+        sigma: Noise level, shape (B,), > 0.
+        std: Standard deviation of the clean band; at least 0.
+    """
+    clean = clean_coefficients(sigma, std)
+    match name:
+        case "noise":
+            return Coefficients(torch.ones_like(sigma), -sigma, clean.into)
+        case "velocity":
+            return Coefficients(clean.skip, -clean.out, clean.into)
+        case "clean":
+            return clean
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """A network and what its output means; called, it gives the denoised images.

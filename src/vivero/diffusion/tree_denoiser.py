@@ -22,7 +22,7 @@ from vivero.config.schema import ParameterisationName
 from vivero.diffusion.haar import haar_join, haar_pyramid, haar_split
 from vivero.diffusion.hierarchical import LevelEstimate
 from vivero.diffusion.noise_scheduler import NoiseScheduler
-from vivero.diffusion.preconditioning import Coefficients, coefficients_of
+from vivero.diffusion.preconditioning import Coefficients, band_coefficients
 
 
 class BranchOutput(NamedTuple):
@@ -301,8 +301,8 @@ class TreeDenoiser:
     def _coefficients(self, level: int, sigma: Tensor) -> tuple[Coefficients, Coefficients]:
         """Scales of a level's coarse half and of its details."""
         return (
-            coefficients_of(self.parameterisation, sigma, self.bands.coarse_rms[level]),
-            coefficients_of(self.parameterisation, sigma, self.bands.detail_std[level]),
+            band_coefficients(self.parameterisation, sigma, self.bands.coarse_rms[level]),
+            band_coefficients(self.parameterisation, sigma, self.bands.detail_std[level]),
         )
 
 

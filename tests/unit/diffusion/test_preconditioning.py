@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vivero.diffusion.preconditioning import Denoiser
+from vivero.diffusion.preconditioning import Denoiser, band_coefficients, coefficients_of
 
 SIGMAS = torch.tensor([0.01, 0.3, 1.0, 20.0], dtype=torch.float64)
 LABELS = torch.zeros(4, dtype=torch.int64)
@@ -80,6 +80,27 @@ def test_what_edm_asks_of_the_network_has_unit_variance(sigma: float, sigma_data
 
     assert into**2 * (sigma**2 + sigma_data**2) == pytest.approx(1)
     target_variance = ((1 - skip) ** 2 * sigma_data**2 + skip**2 * sigma**2) / out**2
+    assert target_variance == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["noise", "velocity", "clean"])
+@given(sigma=st.floats(1e-3, 1e3), std=st.floats(0.01, 10))
+def test_a_band_is_read_in_its_own_units(name, sigma: float, std: float):
+    level = torch.tensor([sigma], dtype=torch.float64)
+    of_band, of_unit = band_coefficients(name, level, std), coefficients_of(name, level / std, 1.0)
+    assert of_band.into.item() == pytest.approx(of_unit.into.item() / std)
+    assert of_band.out.item() == pytest.approx(of_unit.out.item() * std)
+    assert of_band.skip.item() == pytest.approx(of_unit.skip.item())
+
+
+@pytest.mark.parametrize("name", ["noise", "velocity", "clean"])
+@given(sigma=st.floats(1e-3, 1e3), std=st.floats(0.01, 10))
+def test_what_is_asked_of_a_network_about_a_band_has_unit_variance(name, sigma: float, std: float):
+    scale = band_coefficients(name, torch.tensor([sigma], dtype=torch.float64), std)
+    skip, out, into = scale.skip.item(), scale.out.item(), scale.into.item()
+
+    assert into**2 * (sigma**2 + std**2) == pytest.approx(1)
+    target_variance = ((1 - skip) ** 2 * std**2 + skip**2 * sigma**2) / out**2
     assert target_variance == pytest.approx(1)
 
 

@@ -148,12 +148,14 @@ def test_no_coarse_scale_is_below_that_of_its_details():
 # --- every band by its own scale
 
 
-def test_each_band_is_shown_at_unit_variance():
+@pytest.mark.parametrize("parameterisation", ["noise", "velocity", "clean"])
+def test_each_band_is_shown_at_unit_variance(parameterisation):
     network = Branches()
     for sigma in (0.05, 0.5, 5.0):
         coarse = math.hypot(BANDS.coarse_rms[0], sigma) * normal(500, 1, 4, 4)
         details = math.hypot(DETAIL_STD[0], sigma) * normal(500, 3, 4, 4, seed=1)
-        predicted(tree_of(network), haar_join(coarse, details), sigma)
+        tree = tree_of(network, parameterisation=parameterisation)
+        predicted(tree, haar_join(coarse, details), sigma)
         (image, *_), noise_condition, *_ = network.calls[-1]
         assert image is not None
         assert image[:, :1].std().item() == pytest.approx(1, abs=0.03)
@@ -161,11 +163,27 @@ def test_each_band_is_shown_at_unit_variance():
         assert noise_condition[0].item() == pytest.approx(math.log(sigma) / 4)
 
 
+def read_by_hand(parameterisation: str, noisy: Tensor, said: float, sigma: float, std: float):
+    """What a network that says one number everywhere means, in units of the band."""
+    noisy, sigma = noisy / std, sigma / std
+    if parameterisation == "noise":
+        return std * (noisy - sigma * said)
+    # v = cos * noise - sin * clean, and noisy = clean + sigma * noise, with tan = sigma
+    angle = math.atan(sigma)
+    if parameterisation == "velocity":
+        return std * (math.cos(angle) ** 2 * noisy - math.sin(angle) * said)
+    return std * (noisy + sigma * math.hypot(1, sigma) * said) / (1 + sigma**2)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 5.0])
 @pytest.mark.parametrize("level", range(NUM_LEVELS))
 @pytest.mark.parametrize("parameterisation", ["noise", "velocity", "clean"])
-def test_each_band_is_read_by_its_own_scale(level: int, parameterisation):
-    tree = tree_of(Branches(value=0.3), is_fused=False, parameterisation=parameterisation)
-    noisy, sigma = normal(2, 1, 8, 8), 0.4
+@pytest.mark.parametrize("said", [0.0, 0.3])
+def test_each_band_is_read_by_its_own_scale(
+    parameterisation, level: int, sigma: float, said: float
+):
+    tree = tree_of(Branches(value=said), is_fused=False, parameterisation=parameterisation)
+    noisy = normal(2, 1, 8, 8)
     branch = predicted(tree, noisy, sigma, level)[level]
     for noisy_band, band, std in zip(
         haar_split(noisy),
@@ -173,8 +191,10 @@ def test_each_band_is_read_by_its_own_scale(level: int, parameterisation):
         (BANDS.coarse_rms[level], DETAIL_STD[level]),
         strict=True,
     ):
-        scale = coefficients_of(parameterisation, torch.tensor([sigma]).double(), std)
-        torch.testing.assert_close(band, scale.skip * noisy_band + scale.out * 0.3)
+        by_hand = read_by_hand(parameterisation, noisy_band, said, sigma, std)
+        torch.testing.assert_close(band, by_hand)
+        if not said and parameterisation != "noise":  # the mean of a Gaussian posterior
+            torch.testing.assert_close(band, std**2 / (std**2 + sigma**2) * noisy_band)
     torch.testing.assert_close(branch.own_coarse, haar_pool(branch.clean))
 
 
