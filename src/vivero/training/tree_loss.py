@@ -16,7 +16,7 @@ from vivero.config.schema import LossConfig
 from vivero.diffusion.haar import haar_pool, haar_pyramid, haar_split
 from vivero.diffusion.tree_denoiser import BranchPrediction, TreeDenoiser
 from vivero.training.randomness import NoiseDraw
-from vivero.training.routing import Routing
+from vivero.training.routing import OVERLAP, Routing
 
 TINY = 1e-12
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two lots of images (B, C, H, W) to (B,)
@@ -28,7 +28,9 @@ class Losses:
 
     Attributes:
         per_image: Shape (B,), float32; what is minimised is its mean.
-        terms: Mean of each named part of it, scalars without gradient.
+        terms: Mean of each named part of it over all images of the batch, scalars without gradient;
+            an image that a part does not concern adds 0. "residual" concerns those that enter above
+            level 0 within a factor of OVERLAP of the threshold there.
     """
 
     per_image: Tensor
@@ -126,7 +128,8 @@ class TreeObjective:
             sums.add("consistency", gap, slice(0, num_rows))
 
         if config.detail_weight and num_rows > entering.start:
-            self._add_details(branch, level, cleans[level - 1][entering], entering, tree, sums)
+            finer_clean = cleans[level - 1][entering]
+            self._add_details(branch, level, finer_clean, sigma[entering], entering, tree, sums)
         finer = branches[level - 1] if level else None
         if finer is not None and rows.num_alone[level]:
             alone = slice(num_rows - rows.num_alone[level], num_rows)
@@ -136,16 +139,21 @@ class TreeObjective:
         if level == 0 and self.perceptual is not None:
             self._add_perceptual(self.perceptual, branch.clean, target, routing, sums)
 
-    def _add_details(
+    def _add_details(  # noqa: PLR0913 - as of _add_level
         self,
         branch: BranchPrediction,
         level: int,
         finer: Tensor,
+        sigma: Tensor,
         entering: slice,
         tree: TreeDenoiser,
         sums: "_Sums",
     ) -> None:
-        """What a branch foresees of the details above it, and how sure it is of that."""
+        """What a branch foresees of the details above it, and how sure it is of that.
+
+        It foresees at every noise, but how sure it is, one number a channel, is asked only where a
+        sampler hands over; under more noise less is foreseen, which says nothing of that.
+        """
         if branch.details is None or branch.details_std is None:
             return
         variance = tree.bands.detail_std[level - 1] ** 2
@@ -155,7 +163,9 @@ class TreeObjective:
         # The likelihood of the gap's variance, up to a constant that keeps it from falling below 0.
         ratio = gap.detach().mean(dim=(2, 3)).clamp(min=TINY) / branch.details_std[:, 0, 0] ** 2
         surprise = (ratio - ratio.log() - 1).mean(dim=1) / 2
-        sums.add("residual", self.config.detail_weight * surprise, entering)
+        threshold = tree.scheduler.thresholds[level - 1]
+        is_near = (sigma >= threshold / OVERLAP) & (sigma <= threshold * OVERLAP)
+        sums.add("residual", self.config.detail_weight * surprise * is_near, entering)
 
     def _add_perceptual(
         self,

@@ -17,8 +17,8 @@ from vivero.diffusion.schedules import KarrasSchedule
 from vivero.diffusion.tree_denoiser import Bands, BranchPrediction
 from vivero.models.tree import Window
 from vivero.training.loss import build_objective, loss_terms
-from vivero.training.randomness import NoiseDraw
-from vivero.training.routing import Routing
+from vivero.training.randomness import Moment, NoiseDraw
+from vivero.training.routing import OVERLAP, Router, Routing
 from vivero.training.tree_loss import Losses, TreeObjective, tree_terms
 
 KARRAS = KarrasSchedule(0.01, 80.0, log_sigma_mean=-0.6, log_sigma_std=1.2)
@@ -92,7 +92,7 @@ def losses_of(
 
 
 CLEAN, NOISE = normal(3, 1, 8, 8), normal(3, 1, 8, 8, seed=1)
-LEVELS, SIGMA = [1, 0, 0], torch.tensor([2.0, 0.9, 0.1])
+LEVELS, SIGMA = [1, 0, 0], torch.tensor([1.3, 0.9, 0.1])  # the threshold is 1
 NEAR = [False, False, True]  # image 2 could enter at level 1 as well
 ROWS = [1, 2, 0, 2]  # of the pass: the finest first, then the coarser, then who learns alone
 OFF = {"fine": 0.1, "coarse": 0.2, "own": 0.3, "alone": 0.4, "details": 0.05}
@@ -394,7 +394,7 @@ def test_errors_are_least_at_the_posterior_mean(of: str):
 def test_the_residual_learns_the_variance_of_what_is_not_foreseen():
     gaussian_gap, log_std = normal(200, 3, 4, 4) * 0.3, torch.zeros(3)
     clean = haar_join(torch.zeros(200, 1, 4, 4), gaussian_gap)
-    sigma = torch.full((200,), 2.0)
+    sigma = torch.full((200,), 1.0)
 
     def gradient(std: float) -> float:
         level = (log_std + math.log(std)).requires_grad_()
@@ -421,9 +421,61 @@ def test_the_residual_learns_the_variance_of_what_is_not_foreseen():
     assert gradient(0.7 * measured) < -0.3
 
 
+@pytest.mark.parametrize(
+    ("sigma", "is_asked"),
+    [(1.0, True), (0.99 * OVERLAP, True), (1.01 * OVERLAP, False), (80.0, False)],
+)
+def test_only_images_near_the_hand_over_are_asked_how_sure_a_branch_is(sigma: float, is_asked):
+    routing = routing_of(LEVELS, torch.tensor([sigma, 0.9, 0.1]))
+    config = NOTHING.model_copy(update={"detail_weight": 0.3})
+    terms = losses_of(Tree(off_by_constants), config, CLEAN, NOISE, routing).terms
+    by_image = by_hand(config)
+    assert terms["detail"].item() == pytest.approx(by_image["detail"][0] / 3, rel=1e-5)
+    assert terms["residual"].item() == pytest.approx(is_asked * by_image["residual"][0] / 3)
+
+
+def test_what_is_learned_of_the_residual_is_the_unforeseen_share_at_the_hand_over():
+    """Of Gaussian details that are foreseen as well as can be, under noise up to 80."""
+    threshold, coarse_std = Tree.scheduler.thresholds[0], 2.0
+    of_coarse = torch.tensor([0.8, 0.4, 0.0])  # the share of each band that the coarse pixel makes
+
+    def seen_share(sigma: Tensor) -> Tensor:
+        return coarse_std**2 / (coarse_std**2 + sigma**2)
+
+    sigma = torch.logspace(math.log10(threshold / 2), math.log10(80), 6_000)
+    moment = Moment(seed=0, purpose="train", begin=0)
+    router = Router(Tree.scheduler, num_cells=1, crop_share=1.0)
+    sigma = sigma[router.at(moment, sigma, slice(None), len(sigma)).levels == 1]
+    made = of_coarse.sqrt()[:, None, None] * STD / coarse_std
+    coarse = coarse_std * normal(len(sigma), 1, 2, 2)
+    rest = (1 - of_coarse).sqrt()[:, None, None] * STD * normal(len(sigma), 3, 2, 2, seed=1)
+    clean, noise = haar_join(coarse, made * coarse + rest), normal(len(sigma), 1, 4, 4, seed=2)
+    log_share = torch.zeros(3, requires_grad=True)
+
+    def foresee(states: list[Tensor], sigma: Tensor) -> list[BranchPrediction | None]:
+        own = seen_share(sigma)[:, None, None, None] * states[1]
+        std = STD * torch.exp(log_share / 2)[:, None, None]
+        return [None, BranchPrediction(own, haar_pool(own), None, made * own, std)]
+
+    config = NOTHING.model_copy(update={"detail_weight": 1.0})
+    routing = routing_of([1] * len(sigma), sigma)
+    optimizer = torch.optim.LBFGS([log_share], max_iter=40, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        mean = losses_of(Tree(foresee), config, clean, noise, routing).per_image.mean()
+        mean.backward()
+        return mean
+
+    optimizer.step(loss)
+    unforeseen = 1 - of_coarse * seen_share(torch.tensor(threshold))  # 0.36, 0.68, 1
+    # images near the threshold come to this level the more, the more noise they have
+    torch.testing.assert_close(log_share.detach().exp(), unforeseen, rtol=0.1, atol=0)
+
+
 def test_the_residual_does_not_pull_at_what_is_foreseen():
     clean = normal(20, 1, 8, 8)
-    sigma = torch.full((20,), 2.0)
+    sigma = torch.full((20,), 1.0)
     shift = torch.full((20, 1, 1, 1), 0.3, requires_grad=True)
     coarse, details = haar_split(clean)
 
