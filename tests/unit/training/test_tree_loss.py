@@ -442,7 +442,7 @@ def test_what_is_learned_of_the_residual_is_the_unforeseen_share_at_the_hand_ove
     def seen_share(sigma: Tensor) -> Tensor:
         return coarse_std**2 / (coarse_std**2 + sigma**2)
 
-    sigma = torch.logspace(math.log10(threshold / 2), math.log10(80), 6_000)
+    sigma = torch.logspace(math.log10(threshold / 2), math.log10(80), 20_000)
     moment = Moment(seed=0, purpose="train", begin=0)
     router = Router(Tree.scheduler, num_cells=1, crop_share=1.0)
     sigma = sigma[router.at(moment, sigma, slice(None), len(sigma)).levels == 1]
@@ -459,7 +459,7 @@ def test_what_is_learned_of_the_residual_is_the_unforeseen_share_at_the_hand_ove
 
     config = NOTHING.model_copy(update={"detail_weight": 1.0})
     routing = routing_of([1] * len(sigma), sigma)
-    optimizer = torch.optim.LBFGS([log_share], max_iter=40, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([log_share], max_iter=15, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -470,7 +470,7 @@ def test_what_is_learned_of_the_residual_is_the_unforeseen_share_at_the_hand_ove
     optimizer.step(loss)
     unforeseen = 1 - of_coarse * seen_share(torch.tensor(threshold))  # 0.36, 0.68, 1
     # images near the threshold come to this level the more, the more noise they have
-    torch.testing.assert_close(log_share.detach().exp(), unforeseen, rtol=0.1, atol=0)
+    torch.testing.assert_close(log_share.detach().exp(), unforeseen, rtol=0.12, atol=0)
 
 
 def test_the_residual_does_not_pull_at_what_is_foreseen():
