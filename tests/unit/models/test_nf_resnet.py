@@ -37,6 +37,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def like_photographs(num_images: int, num_channels: int, side_px: int, seed: int = 0) -> Tensor:
+    """Images of unit mean square whose amplitude falls as 1 / frequency; they do not wrap round."""
+    frequency = torch.fft.fftfreq(2 * side_px, 1 / (2 * side_px))
+    radius = torch.hypot(frequency[:, None], frequency[None]).clamp(min=1)
+    white = normal(num_images, num_channels, 2 * side_px, 2 * side_px, seed=seed)
+    images = torch.fft.ifft2(torch.fft.fft2(white) / radius).real[..., :side_px, :side_px]
+    return images / images.square().mean().sqrt()
+
+
 def woken(network: nn.Module) -> nn.Module:
     """Give the silent last convolutions their full gain, as NF-ResNets without SkipInit have."""
     with torch.no_grad():
@@ -339,6 +348,27 @@ def test_an_encoder_keeps_its_variance_through_strided_levels():
     with torch.no_grad():
         for features in encoder(normal(4, 3, 32, 32)):
             assert features.var().item() == pytest.approx(1 + 3 * SCALE**2, rel=0.2)
+
+
+def variance_ratios(depth: int, images: Tensor, num_seeds: int) -> Tensor:
+    """Actual over expected variance of 4 blurred levels, mean over draws of the weights."""
+    found = []
+    for seed in range(num_seeds):
+        torch.manual_seed(seed)
+        encoder = woken(EncoderNFResNet(3, [48] * 4, [depth] * 4))
+        with torch.no_grad():
+            found.append([features.var().item() for features in encoder(images)])
+    return torch.tensor(found).mean(dim=0) / (1 + depth * SCALE**2)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_an_encoder_keeps_the_variance_of_images_through_its_blurs(depth):
+    ratios = variance_ratios(depth, like_photographs(8, 3, 32), num_seeds=10)
+    assert (ratios - 1).abs().max() < 0.2, ratios
+
+
+def test_white_noise_loses_its_variance_in_the_blurs():
+    assert (variance_ratios(1, normal(2, 3, 32, 32), num_seeds=2)[1:] < 0.25).all()
 
 
 def test_an_encoder_sees_the_brightness_of_a_grey_image():

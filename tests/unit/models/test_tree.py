@@ -12,7 +12,7 @@ from vivero.config.schema import ModelConfig
 from vivero.diffusion.haar import haar_pyramid, haar_split
 from vivero.diffusion.tree_denoiser import BranchOutput
 from vivero.models.build import save_memory
-from vivero.models.nf_resnet import ScaledStdConv2d, fold
+from vivero.models.nf_resnet import SILENT_GAIN_STEP, ScaledStdConv2d, fold
 from vivero.models.tree import LEAST_STD, Conditioning, TreeDiffusionBlock, TreeNetwork, Window
 
 WIDTHS, SIZE_PX, NUM_CLASSES, EMBEDDING = [8, 16, 24], 16, 3, 16
@@ -268,6 +268,84 @@ def test_forgetting_activations_changes_no_bit(model):
         assert len(calls) == (2 if saves else 1)
         gradients.append([w.grad for w in network.parameters() if w.grad is not None])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+# --- the variance of new branches
+
+
+def like_photographs(num_images: int, num_channels: int, side_px: int) -> Tensor:
+    """Images whose amplitude falls as 1 / frequency; they do not wrap round."""
+    frequency = torch.fft.fftfreq(2 * side_px, 1 / (2 * side_px))
+    radius = torch.hypot(frequency[:, None], frequency[None]).clamp(min=1)
+    white = normal(num_images, num_channels, 2 * side_px, 2 * side_px)
+    return torch.fft.ifft2(torch.fft.fft2(white) / radius).real[..., :side_px, :side_px]
+
+
+def at_full_gain(network: TreeNetwork) -> TreeNetwork:
+    """Give the silent convolutions of the blocks the gain that the expected variance counts on."""
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, ScaledStdConv2d):
+                layer.gain[layer.gain == 0] = 1 / SILENT_GAIN_STEP
+    return network
+
+
+def variance_ratios(config: ModelConfig, num_channels: int, side_px: int) -> dict[str, float]:
+    """Actual over expected variance around the blocks of each branch, mean over some weights."""
+    num_levels, num_images, num_seeds = len(config.channels), 16, 12
+    inputs: list[Tensor | None] = []  # all bands at unit mean square, as the denoiser scales them
+    for z in haar_pyramid(like_photographs(num_images, num_channels, side_px), num_levels):
+        bands = [band / band.square().mean().sqrt() for band in haar_split(z)]
+        inputs.append(torch.cat(bands, dim=1))
+    found: dict[str, float] = {}
+
+    def add(name: str, features: Tensor, expected: float) -> None:
+        found[name] = found.get(name, 0.0) + features.var().item() / expected / num_seeds
+
+    def watch(blocks: nn.ModuleList, name: str, before: float, after: float) -> None:
+        blocks[0].register_forward_pre_hook(
+            lambda _, given: add(f"into {name}", given[0], before**2)
+        )
+        blocks[-1].register_forward_hook(lambda _, given, out: add(f"out of {name}", out, after**2))
+
+    for seed in range(num_seeds):
+        torch.manual_seed(seed)
+        network = at_full_gain(TreeNetwork(config, num_channels, 0, side_px))
+        for branch in network.branches():
+            before = branch.encoded_std if branch.is_root else 1.0
+            watch(branch.encoder, f"encoder {branch.level}", 1.0, branch.encoded_std)
+            watch(branch.decoder, f"decoder {branch.level}", before, branch.output_std)
+        none = torch.zeros(num_images, dtype=torch.int64)
+        with torch.no_grad():
+            network(inputs, torch.zeros(num_images), none, none)
+    assert len(found) == 4 * num_levels
+    return found
+
+
+def of_usual_size(config: ModelConfig, channels: list[int]) -> ModelConfig:
+    return config.model_copy(update={"channels": channels, "blocks_per_level": 2})
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("channels", [[64, 96], [64, 96, 96]])
+def test_branches_of_a_new_tree_have_the_variance_expected(model, channels, num_channels: int):
+    for name, ratio in variance_ratios(
+        of_usual_size(model(has_cross_attention=False), channels), num_channels, 64
+    ).items():
+        assert 0.8 < ratio < 1.2, f"{name}: {ratio}"
+
+
+@pytest.mark.parametrize("channels", [[64, 96], [64, 96, 96]])
+def test_small_images_lose_no_more_to_the_blur_than_to_strides(model, channels):
+    """Of 8 x 8 and 4 x 4 pixels, the zeros around them take variance at every convolution."""
+    blurred, strided = (
+        variance_ratios(
+            of_usual_size(model(downsampling=name, has_cross_attention=False), channels), 1, 32
+        )
+        for name in ("blur", "strided")
+    )
+    for name, ratio in blurred.items():
+        assert 0.9 * strided[name] < ratio < 1.2, f"{name}: {ratio}, strided {strided[name]}"
 
 
 # --- what branches say to each other
