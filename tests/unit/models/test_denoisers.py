@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from vivero.diffusion.hierarchical import sample_hierarchical
 from vivero.diffusion.preconditioning import Denoiser
+from vivero.diffusion.samplers import SAMPLERS
+from vivero.diffusion.schedules import build_schedule
 from vivero.diffusion.tree_denoiser import BranchOutput, TreeDenoiser, bands_of
 from vivero.models.build import build_model
 from vivero.models.denoisers import build_denoiser
-from vivero.models.tree import TreeNetwork
+from vivero.models.tree import Conditioning, TreeNetwork
 from vivero.models.unet import UNet
 
 NUM_CLASSES, SIZE_PX = 3, 16
@@ -59,6 +62,34 @@ def test_the_name_chooses_network_and_reading(train):
         assert type(denoiser) is read_as
         assert denoiser.null_label == NUM_CLASSES
         assert denoiser.network is network
+
+
+def no_noise() -> torch.Tensor:
+    raise AssertionError("a deterministic sampler drew noise")
+
+
+@pytest.mark.parametrize("sample", [SAMPLERS["dpm_solver_pp_2m"], sample_hierarchical])
+def test_tokens_and_a_mask_reach_the_images_that_are_made(train, sample):
+    config = train()
+    torch.manual_seed(0)
+    network = TreeNetwork(
+        config.model, 1, NUM_CLASSES, SIZE_PX, token_channels=6, has_mask=True
+    ).eval()
+    for weight in network.parameters():  # what starts silent speaks
+        torch.nn.init.normal_(weight, std=0.2)
+    denoiser = build_denoiser(network, config.model, config.diffusion, NUM_CLASSES)
+    sigmas, noise = build_schedule(config.diffusion).sampling_sigmas(4), torch.randn(2, 1, 16, 16)
+    tokens, known, labels = torch.randn(2, 5, 6), torch.randn(2, 2, 16, 16), torch.tensor([0, 1])
+
+    def made(*conditioning: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return sample(denoiser, noise, sigmas, Conditioning(*conditioning), no_noise)
+
+    images = made(labels, tokens, known)
+    assert images.shape == noise.shape
+    others = ((labels, -tokens, known), (labels, tokens, -known), (1 - labels, tokens, known))
+    for conditioning in others:
+        assert not torch.allclose(made(*conditioning), images, atol=1e-3)
 
 
 @pytest.mark.parametrize("parameterisation", ["noise", "velocity", "clean"])
