@@ -234,6 +234,7 @@ def _record(bundle: Bundle, spec: GenerationSpec, labels: Sequence[int]) -> dict
         "num_steps": spec.num_steps,
         "guidance": spec.guidance,
         "guidance_interval": list(spec.guidance_interval),
+        "adaptive_threshold": spec.adaptive_threshold,
         "images": [
             {
                 "index": index,
