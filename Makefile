@@ -46,8 +46,9 @@ check: setup  ## all that needs no run: style, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# files with few tests hold the long ones: kept in order, they begin early
 test: setup  ## tests of everything, under 10 minutes on 2 cores
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: setup  ## the long proofs
 	$(BIN)/pytest -m slow
