@@ -38,7 +38,7 @@ class Clone:
         }
         env.pop("MLFLOW_TRACKING_URI", None)
         result = subprocess.run(
-            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=280
+            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=560
         )
         if check and result.returncode:
             pytest.fail(
