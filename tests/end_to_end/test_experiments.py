@@ -1,4 +1,4 @@
-"""Experiments on the tiny clone: several seeds, a sweep through the queue, two models compared."""
+"""Experiments on the tiny clone: several seeds, and a sweep through the queue."""
 
 import json
 import time
@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.conftest import Clone
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def params_of(clone: Clone, experiment: str) -> dict[str, object]:
@@ -32,7 +32,6 @@ def wait_for_queue(clone: Clone, patience_s: float = 400) -> str:
     pytest.fail(f"the queue did not end in {patience_s:.0f} s:\n{status}")
 
 
-@pytest.mark.slow
 def test_seeds_run_beside_the_workspace_and_are_not_repeated(finished_clone: Clone):
     finished_clone.change("judge.confidence", 0.9)  # a change of the user's, not committed
     before = finished_clone.git("status", "--short"), finished_clone.git("diff")
@@ -56,7 +55,6 @@ def test_seeds_run_beside_the_workspace_and_are_not_repeated(finished_clone: Clo
         finished_clone.git("checkout", "--", "params.yaml")
 
 
-@pytest.mark.slow
 def test_a_failed_seed_does_not_stop_the_others(finished_clone: Clone):
     seeds = ("0", "1", str(2**70))  # too large for a generator of torch
     result = finished_clone.run("vivero", "seeds", *seeds, "--stage", "train", check=False)
@@ -65,7 +63,6 @@ def test_a_failed_seed_does_not_stop_the_others(finished_clone: Clone):
     assert "Over 2 seeds" in result.stdout
 
 
-@pytest.mark.slow
 def test_a_sweep_runs_through_the_queue(finished_clone: Clone):
     """As DVC documents it; small numbers too, which it writes as 2e-05."""
     sweep = ("--queue", "--name", "lr", "-S", "train.learning_rate=1.0e-3,2e-5", "train")
@@ -79,11 +76,3 @@ def test_a_sweep_runs_through_the_queue(finished_clone: Clone):
     finally:
         finished_clone.run("dvc", "queue", "remove", "--all", check=False)
         finished_clone.run("dvc", "exp", "remove", "lr-1", "lr-2", check=False)
-
-
-def test_a_champion_compared_with_itself_is_undecided(finished_clone: Clone):
-    models = ("models:/vivero@champion", "artifacts/train/bundle")
-    shown = finished_clone.run("vivero", "compare", *models, "--out", "work/comparison").stdout
-    assert "neither is better beyond chance" in shown
-    report = json.loads((finished_clone.root / "work/comparison/comparison.json").read_text())
-    assert report["models"]["A"]["weights_sha256"] == report["models"]["B"]["weights_sha256"]

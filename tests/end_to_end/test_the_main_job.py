@@ -64,6 +64,14 @@ def test_the_champion_makes_images_and_each_is_traced(finished_clone: Clone, tmp
     assert weights["weights_sha256"] in traced
 
 
+def test_a_champion_compared_with_itself_is_undecided(finished_clone: Clone):
+    models = ("models:/vivero@champion", "artifacts/train/bundle")
+    shown = finished_clone.run("vivero", "compare", *models, "--out", "work/comparison").stdout
+    assert "neither is better beyond chance" in shown
+    report = json.loads((finished_clone.root / "work/comparison/comparison.json").read_text())
+    assert report["models"]["A"]["weights_sha256"] == report["models"]["B"]["weights_sha256"]
+
+
 def test_registering_again_makes_no_second_version(finished_clone: Clone):
     before = finished_clone.run("vivero", "models").stdout
     finished_clone.run("vivero", "register")
