@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vivero.cli import data, experiments, models, training
+from vivero.cli import data, experiments, lineage, models, training
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 models.add_to(app)
+lineage.add_to(app)
 experiments.add_to(app)
 training.add_to(app)
 

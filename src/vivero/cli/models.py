@@ -1,8 +1,8 @@
-"""`vivero sample`, `show-tree`, `models`, `promote`, `rollback`, `lineage`: using a model."""
+"""`vivero sample`, `show-tree`, `models`, `promote`, `rollback`: using a model."""
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ Name = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (sample, show_tree, models, promote, rollback, lineage):
+    for command in (sample, show_tree, models, promote, rollback):
         app.command()(command)
 
 
@@ -160,39 +160,6 @@ def rollback(
         f"version {event.champion} of '{model_name}' is champion again; "
         f"version {event.former} is now previous"
     )
-
-
-def lineage(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="TARGET", help="models:/vivero@champion, a bundle, or an image."),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Say which data, code, settings, seed and weights made a model or an image.
-
-    Example: vivero lineage samples/00003-3.png
-    """
-    import json
-
-    from vivero.registry.lineage_trace import trace
-
-    facts = trace(target, _root_or_none())
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    for key, value in _flat(facts).items():
-        typer.echo(f"{key + ':':34}{'unknown' if value is None else value}")
-
-
-def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
 
 
 def _print_versions(root: Path, name: str) -> None:
