@@ -3,12 +3,14 @@
 ViveroError
 ├── ConfigError          params.yaml or the environment is wrong
 ├── DataError            an image, a shard or a manifest is wrong
+├── IntegrityError       a file is not what it was when it was made, or cannot be compared
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
 ├── TrainingError        training went wrong: bad numbers, a killed, frozen or second trainer
 ├── BundleError          a model bundle is missing, altered or not loadable
 ├── SamplingError        a model gave something that is not a finite number
 ├── ExtractorError       a feature extractor's weights are missing or not what they should be
 ├── TrackingError        the tracking server or registry refused or cannot be reached
+├── RemoteError          the DVC remote or the git repository cannot be reached
 ├── PromotionError       a promotion was refused; the champion is unchanged
 └── StageError           a stage could not run
 
@@ -27,6 +29,10 @@ class ConfigError(ViveroError):
 
 class DataError(ViveroError):
     """An image, a shard or a manifest is not as it should be."""
+
+
+class IntegrityError(ViveroError):
+    """A file is not, byte for byte, what it was when it was made."""
 
 
 class CheckpointError(ViveroError):
@@ -51,6 +57,10 @@ class ExtractorError(ViveroError):
 
 class TrackingError(ViveroError):
     """The tracking server or the registry refused, or cannot be reached."""
+
+
+class RemoteError(ViveroError):
+    """The DVC remote or the git repository that runs work from cannot be reached, or refused."""
 
 
 class PromotionError(ViveroError):

@@ -137,7 +137,7 @@ def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def _build_fashion_mnist(root: Path, overwrite: bool) -> None:
     """Build the shards beside data/, and move them in only if they are what data.dvc names."""
     from vivero.data.fashion_mnist import fetch_fashion_mnist
-    from vivero.data.verification import verify_data
+    from vivero.integrity.data_folder import verify_data
 
     part_dir = work_dir(root) / "fetched"
     fetch_fashion_mnist(part_dir, work_dir(root), overwrite=True)
@@ -158,7 +158,7 @@ def _build_fashion_mnist(root: Path, overwrite: bool) -> None:
 
 
 def _verify(root: Path) -> None:
-    from vivero.data.verification import verify_data
+    from vivero.integrity.data_folder import verify_data
 
     pointer_path = root / "data.dvc"
     if not pointer_path.exists():

@@ -1,4 +1,7 @@
-"""The card of a data set, `data/card.json`: where the images come from and what they show."""
+"""The card of a data set, `data/card.json`: where the images come from and what they show.
+
+It also holds the sha256 of every shard, which each stage that reads data/ compares.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from typing import Any, Literal
 
 from vivero.errors import DataError
 from vivero.files import read_json, write_json
+from vivero.integrity.data_folder import SHARDS, hashes_of_shards
 
 CARD_NAME = "card.json"
 
@@ -28,8 +32,10 @@ class DataCard:
 
 
 def write_card(data_dir: Path, card: DataCard) -> None:
-    """Write data_dir/card.json."""
-    write_json(data_dir / CARD_NAME, dataclasses.asdict(card))
+    """Write data_dir/card.json, with the hashes of the shards that lie there."""
+    hashes = hashes_of_shards(data_dir)
+    shards = {name: dataclasses.asdict(hashed) for name, hashed in hashes.items()}
+    write_json(data_dir / CARD_NAME, {**dataclasses.asdict(card), SHARDS: shards})
 
 
 def read_card(data_dir: Path) -> DataCard:
@@ -53,6 +59,8 @@ def read_card(data_dir: Path) -> DataCard:
 
 def _card(values: Any, path: Path) -> DataCard:
     fields = {field.name for field in dataclasses.fields(DataCard)}
+    if isinstance(values, dict):  # the hashes are read where they are checked
+        values = {name: value for name, value in values.items() if name != SHARDS}
     if not isinstance(values, dict) or set(values) != fields:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise DataError(f"{path} must have the fields {sorted(fields)}; it has {got}")

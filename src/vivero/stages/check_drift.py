@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import open_split
 from vivero.errors import DataError
@@ -28,6 +28,7 @@ from vivero.evaluation.drift import (
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features
 from vivero.files import write_json, write_whole
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.versions import champion_drift_reference
 
@@ -146,12 +147,9 @@ def save_plot(report: DriftReport, path: Path) -> None:
 
 def main() -> None:
     """Run the command on this repository."""
-
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS), root)
-
-    run_stage("check_drift", body)
+    run_stage(
+        "check_drift", verified("check_drift", lambda root: run(load_config(root / PARAMS), root))
+    )
 
 
 if __name__ == "__main__":

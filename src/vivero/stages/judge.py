@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.files import read_json, write_json
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.gates import Verdict, judge
 from vivero.registry.versions import CHAMPION, champion_report, find_alias
@@ -71,12 +72,7 @@ def read_report(root: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command on this repository."""
-
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS), root)
-
-    run_stage("judge", body)
+    run_stage("judge", verified("judge", lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

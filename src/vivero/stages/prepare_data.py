@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, data_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir, data_dir
 from vivero.config.schema import Config
 from vivero.data.card import read_card
 from vivero.data.folders import new_folder
@@ -13,6 +13,7 @@ from vivero.data.prepared import PreparedCard, write_prepared_card
 from vivero.data.prepared_writer import ImageForm, write_arrays, write_index
 from vivero.data.shards import SPLITS
 from vivero.files import sha256_of_dir, write_json
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 
 NAME = "prepare_data"
@@ -56,7 +57,7 @@ def run(config: Config, root: Path) -> None:
 
 def main() -> None:
     """Run the stage as dvc.yaml does."""
-    run_stage(NAME, lambda: run(load_config(project_dir() / PARAMS), project_dir()))
+    run_stage(NAME, verified(NAME, lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

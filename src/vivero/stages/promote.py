@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.files import read_json, sha256_of_json, write_json
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.promotion import Request, promote, withdrawal
 
@@ -86,12 +87,7 @@ def _read(root: Path, stage: str, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command on this repository."""
-
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS), root)
-
-    run_stage("promote", body)
+    run_stage("promote", verified("promote", lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

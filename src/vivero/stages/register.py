@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
 from vivero.files import read_json, write_json, write_text
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.card import CardFacts, model_card
@@ -46,6 +47,7 @@ def run(config: Config, root: Path) -> ModelVersion:
         card_path=card_path,
         run_id=ids.run_id,
         model_id=ids.model_id,
+        per_image_path=evaluate_dir / "per_image.safetensors",
     )
     version, is_new = register_version(root, name, candidate)
     what = "registered as" if is_new else "is already"
@@ -95,12 +97,7 @@ def _existing(root: Path, path: Path, command: str) -> Path:
 
 def main() -> None:
     """Run the command on this repository."""
-
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS), root)
-
-    run_stage("register", body)
+    run_stage("register", verified("register", lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

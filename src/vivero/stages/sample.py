@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config, SamplerName
 from vivero.diffusion.generation import GenerationSpec, generate, image_seed
 from vivero.errors import ConfigError, ViveroError
 from vivero.evaluation.grids import save_grid, save_image
 from vivero.files import write_json, write_whole
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
 
@@ -269,7 +270,7 @@ def _write_array(path: Path, values: np.ndarray) -> None:
 
 def main() -> None:
     """Run the stage as dvc.yaml does: read params.yaml, write artifacts/sample."""
-    run_stage("sample", lambda: run(load_config(project_dir() / PARAMS), project_dir()))
+    run_stage("sample", verified("sample", lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

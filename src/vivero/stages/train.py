@@ -13,6 +13,7 @@ from typing import NoReturn
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
 from vivero.config.schema import TrainConfig
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.training.supervision import is_trainer, stop_at_once, supervise
 
@@ -70,11 +71,7 @@ def main() -> None:
         trainer.main()
         return
 
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS).train, root)
-
-    run_stage(STAGE, body)
+    run_stage(STAGE, verified(STAGE, lambda root: run(load_config(root / PARAMS).train, root)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from vivero.errors import CheckpointError, ConfigError, TrackingError, TrainingE
 from vivero.evaluation.grids import save_grid
 from vivero.evaluation.perceptual import perceptual_distance
 from vivero.files import write_json
+from vivero.integrity.entry import verify_inputs
 from vivero.models.build import build_model, save_memory
 from vivero.models.tree import TreeNetwork
 from vivero.processes import UNREACHABLE_EXIT_CODE, die_with_parent, speak_of_our_own
@@ -392,6 +393,8 @@ def main() -> None:
     if not is_first:
         logging.getLogger("vivero").setLevel(logging.WARNING)
     try:
+        if is_first and read_environment().vivero_trainer_dir is None:
+            verify_inputs(project_dir(), STAGE)  # a cluster started us: nobody else has done it
         work(project_dir())
     except ViveroError as error:
         sys.stderr.write(f"\n{STAGE}: {error}\n")

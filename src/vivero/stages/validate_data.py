@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, data_dir, project_dir
+from vivero.config.paths import PARAMS, artifacts_dir, data_dir
 from vivero.config.schema import Config
 from vivero.data.card import read_card
 from vivero.data.expectations import ExpectationResult, check_manifest
@@ -24,6 +24,7 @@ from vivero.data.shards import rows_with_keys
 from vivero.data.sorting import SortedData, sort_rows, too_many_refused
 from vivero.errors import DataError
 from vivero.files import write_json, write_text
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 
 NAME = "validate_data"
@@ -111,7 +112,7 @@ def _summary(
 
 def main() -> None:
     """Run the stage as dvc.yaml does."""
-    run_stage(NAME, lambda: run(load_config(project_dir() / PARAMS), project_dir()))
+    run_stage(NAME, verified(NAME, lambda root: run(load_config(root / PARAMS), root)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Compares data/ with data.dvc byte for byte, and names the files that differ."""
+"""data/ against its pointer data.dvc, which git holds, and its shards against data/card.json."""
 
-import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from vivero.errors import DataError
+from vivero.files import read_json
+from vivero.integrity.artifacts import differing_files
+from vivero.integrity.damage import MAX_NAMED, MISSING, Damage
+from vivero.integrity.hashing import (
+    FileHash,
+    files_below,
+    hashes_of,
+    listing_md5,
+    md5_of_file,
+    md5_of_path,
+)
+from vivero.integrity.manifests import parsed_hashes
 
-MAX_NAMED = 10
+CARD, SHARDS = "card.json", "shards"
+DATA, POINTER = "data", "data.dvc"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,53 @@ class Verified:
     md5: str
     num_files: int
     num_bytes: int
+
+
+def hashes_of_shards(data_dir: Path) -> dict[str, FileHash]:
+    """What `data/card.json` says of the shards, by file name."""
+    paths = sorted(path for path in data_dir.glob("*-of-*.parquet"))
+    return {path.name: hashed for path, hashed in hashes_of(paths).items()}
+
+
+def damaged_data(root: Path) -> list[Damage]:
+    """Hash data/ anew; name the shards that are not as card.json says, or what data.dvc tells.
+
+    DVC takes a changed data/ for a new version and writes a new data.dvc before the first stage, so
+    the hashes in the card are what finds a damaged shard; the pointer finds a damaged card. A card
+    of another tool names no hashes: then the pointer alone is asked.
+    """
+    data_dir, pointer_path = root / DATA, root / POINTER
+    if not data_dir.is_dir():
+        return [Damage(DATA, "the folder of the images", MISSING)]
+    damages = _differing_shards(root)
+    if damages or not pointer_path.exists():
+        return damages
+    expected = _pointer(pointer_path)["md5"]
+    found = md5_of_path(data_dir)
+    if found == expected:
+        return []
+    named = _differences(_md5s(data_dir), _cached_listing(root, expected))
+    return [Damage(DATA, f"md5 {expected}, as data.dvc says", f"md5 {found}{named}")]
+
+
+def _differing_shards(root: Path) -> list[Damage]:
+    try:
+        expected = parsed_hashes(read_json(root / DATA / CARD)[SHARDS])
+    except KeyError:
+        log.info("data/card.json holds no sha256 of the shards (made by another tool): md5 only")
+        return []
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return [Damage(f"{DATA}/{CARD}", "the card of a data set", str(error))]
+    shards = {path.name for path in (root / DATA).glob("*-of-*.parquet")}
+    return [
+        damage
+        for name in sorted(shards | expected.keys())
+        for damage in differing_files(
+            root,
+            f"{DATA}/{name}",
+            {f"{DATA}/{name}": expected[name]} if name in expected else {},
+        )
+    ]
 
 
 def verify_data(data_dir: Path, pointer_path: Path) -> Verified:
@@ -33,11 +95,7 @@ def verify_data(data_dir: Path, pointer_path: Path) -> Verified:
             holds the list of what should be there.
     """
     expected = _pointer(pointer_path)
-    md5s = {
-        path.relative_to(data_dir).as_posix(): _md5_of_file(path)
-        for path in sorted(data_dir.rglob("*"))
-        if path.is_file()
-    }
+    md5s = _md5s(data_dir)
     md5 = listing_md5(md5s)
     if md5 == expected["md5"]:
         num_bytes = sum((data_dir / name).stat().st_size for name in md5s)
@@ -51,20 +109,8 @@ def verify_data(data_dir: Path, pointer_path: Path) -> Verified:
     )
 
 
-def listing_md5(md5s: dict[str, str]) -> str:
-    """DVC's md5 of a folder: over the JSON of the names and md5s of its files, sorted by name."""
-    listing = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s, key=_parts)]
-    text = json.dumps(listing, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(name.split("/"))
-
-
-def _md5_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _md5s(data_dir: Path) -> dict[str, str]:
+    return {name: md5_of_file(path) for name, path in files_below(data_dir).items()}
 
 
 def _pointer(path: Path) -> dict[str, Any]:

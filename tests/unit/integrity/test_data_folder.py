@@ -10,7 +10,7 @@ import pytest
 from tests.unit.data.tiny import rows, write_tiny
 from vivero.data.description import describe_data, write_contact_sheet
 from vivero.data.quarantine import QuarantineRow, worst_rows, write_quarantine
-from vivero.data.verification import verify_data
+from vivero.integrity.data_folder import verify_data
 from vivero.errors import DataError
 
 
