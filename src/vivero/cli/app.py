@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vivero.cli import data, experiments, lineage, models, training
+from vivero.config.paths import project_dir
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
 
@@ -63,6 +64,29 @@ def run(
     from vivero.cli.running import run_experiment
 
     raise typer.Exit(run_experiment(force=force))
+
+
+@app.command()
+def plan(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say which stages must run, and why, from the lock files alone: no data, no credentials.
+
+    Example: vivero plan --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from vivero.cli.planning import plan_stages
+
+    planned = plan_stages(project_dir())
+    if as_json:
+        typer.echo(json.dumps([asdict(stage) for stage in planned]))
+        return
+    for stage in planned:
+        typer.echo(f"{stage.name + ':':20}{'; '.join(stage.reasons)}")
+    if not planned:
+        typer.echo("every stage is as dvc.lock says: nothing has to run")
 
 
 @app.command()
