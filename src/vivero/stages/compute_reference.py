@@ -9,7 +9,7 @@ import numpy as np
 
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import NO_LABEL, PreparedSplit, open_split, read_card
 from vivero.evaluation.classifier import (
@@ -30,6 +30,7 @@ from vivero.evaluation.reference import (
     save_reference,
 )
 from vivero.files import sha256_of_json, write_json
+from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 
 log = logging.getLogger(__name__)
@@ -109,12 +110,10 @@ def teach(
 
 def main() -> None:
     """Run the stage as dvc.yaml does."""
-
-    def body() -> None:
-        root = project_dir()
-        run(load_config(root / PARAMS), root)
-
-    run_stage("compute_reference", body)
+    run_stage(
+        "compute_reference",
+        verified("compute_reference", lambda root: run(load_config(root / PARAMS), root)),
+    )
 
 
 if __name__ == "__main__":

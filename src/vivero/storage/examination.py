@@ -1,0 +1,80 @@
+"""Every object of a store, read to its last byte and held against its name."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from vivero.errors import RemoteError
+from vivero.storage.stores import Store
+
+BLOCK_BYTES = 1 << 20
+MAX_THREADS = 16  # of a remote: most of the time is spent waiting
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One object.
+
+    Attributes:
+        oid: Its name: the md5 that its bytes should have, with ".dir" for the list of a folder.
+        num_bytes: Its size.
+        problem: What is wrong with it; None when it is whole.
+    """
+
+    oid: str
+    num_bytes: int
+    problem: str | None
+
+
+def examine(store: Store, sizes: dict[str, int]) -> Iterator[Examined]:
+    """Read and hash objects, several at a time, in the order in which they are done.
+
+    Args:
+        store: Where they lie.
+        sizes: Bytes by name.
+
+    Raises:
+        RemoteError: When the store cannot be read; says nothing about what is in it.
+    """
+    num_threads = (os.cpu_count() or 1) if store.is_cache else MAX_THREADS
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting = {pool.submit(problem_of, store, oid): oid for oid in sizes}
+        try:
+            for future in as_completed(waiting):
+                oid = waiting[future]
+                yield Examined(oid, sizes[oid], future.result())
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise RemoteError(
+                f"{store.name} could not be read ({type(error).__name__}: {error}), so nothing is "
+                f"known of it; run the same command again when it answers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def problem_of(store: Store, oid: str) -> str | None:
+    """What is wrong with one object; None when its bytes are what its name says."""
+    digest = hashlib.md5(usedforsecurity=False)
+    kept: list[bytes] = []
+    with store.fs.open(store.path_of(oid), "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            if oid.endswith(".dir"):
+                kept.append(block)
+    found = digest.hexdigest()
+    if found != oid.removesuffix(".dir"):
+        return f"md5 {found}"
+    return None if not oid.endswith(".dir") or listing_of(b"".join(kept)) is not None else "no list"
+
+
+def listing_of(content: bytes) -> dict[str, str] | None:
+    """The object of each file of a folder, by its name; None when it is no such list."""
+    try:
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,100 @@
+"""DVC's local cache and its remotes as stores of objects, each named by the md5 of its bytes.
+
+The only door to DVC's own object database: it knows every kind of remote (folder, S3, ssh, ...).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.config import ConfigError as DvcConfigError
+from dvc.config import NoRemoteError
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc_data.hashfile.db import HashFileDB, get_index
+
+from vivero.errors import ConfigError
+
+CACHE = "cache"
+
+
+@dataclass(frozen=True)
+class Store:
+    """One place that holds objects.
+
+    Attributes:
+        name: "cache", or the remote's name in quotes.
+        fs: DVC's file system of it.
+        path: Of the objects, in this file system.
+        top: Below which a place for what is damaged is found, in this file system.
+        odb: DVC's object database of it.
+    """
+
+    name: str
+    fs: Any
+    path: str
+    top: str
+
+    odb: HashFileDB
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is the local cache."""
+        return self.name == CACHE
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every object, by its name; what an interrupted transfer left is no object."""
+        if not self.fs.exists(self.path):
+            return {}
+        found: dict[str, dict[str, Any]] = self.fs.find(self.path, detail=True)
+        sizes = {}
+        for path, info in found.items():
+            *_, first, rest = self.fs.parts(path)
+            oid = first + rest
+            if len(first) == 2 and len(oid.removesuffix(".dir")) == 32 and "." not in rest[:30]:
+                sizes[oid] = int(info["size"])
+        return dict(sorted(sizes.items()))
+
+    def path_of(self, oid: str) -> str:
+        """Where an object lies."""
+        return str(self.fs.join(self.path, oid[:2], oid[2:]))
+
+    def forget_what_it_holds(self) -> None:
+        """Clear DVC's note of what a remote has: `dvc push` would not send what it believes there.
+
+        The note is of folders; that one of their files was taken away it would not see.
+        """
+        get_index(self.odb).clear()
+
+
+@contextmanager
+def open_stores(root: Path, *, with_remote: bool) -> Iterator[list[Store]]:
+    """The local cache, and DVC's default remote where it is wanted.
+
+    Raises:
+        ConfigError: When there is no DVC here, or no default remote, or its settings are wrong.
+    """
+    try:
+        with Repo(str(root)) as repo:
+            odb = repo.cache.local
+            stores = [Store(CACHE, odb.fs, odb.path, repo.cache.local_cache_dir, odb)]
+            if with_remote:
+                remote = repo.cloud.get_remote()
+                odb = remote.odb
+                stores.append(Store(f"remote '{remote.name}'", odb.fs, odb.path, remote.path, odb))
+            yield stores
+    except NoRemoteError as error:
+        raise ConfigError(
+            "DVC has no default remote here; `dvc remote add -d NAME s3://BUCKET/FOLDER` adds one, "
+            "and without --remote only this machine is looked at"
+        ) from error
+    except (DvcConfigError, DvcException) as error:
+        raise ConfigError(f"DVC cannot be opened in {root}: {error}") from error
+
+
+def has_remote(root: Path) -> bool:
+    """Whether DVC has a default remote here."""
+    with Repo(str(root)) as repo:
+        return bool(repo.config["core"].get("remote"))
