@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean
+.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services
 
 VENV := .venv
 PYTHON ?= python3
@@ -73,6 +73,15 @@ bench-usual: setup  ## our default against diffusers' U-Net in the same time; 1 
 prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
 	@KILLS=$(KILLS) $(BIN)/python -m tests.proofs.prove_resume
 
+services: setup  ## start PostgreSQL, S3, MLflow, Prefect and a worker on this machine
+	@$(BIN)/python -m infra.services up
+
+services-down: setup  ## end what `make services` started, and nothing else
+	@$(BIN)/python -m infra.services down
+
+prove-services: setup  ## runs on real services, each of which is killed in the middle of one
+	@$(BIN)/python -m tests.proofs.prove_services
+
 format: setup  ## put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -84,3 +93,7 @@ lock: setup  ## resolve requirements.lock anew from pyproject.toml
 
 clean:      ## remove caches and resumable state (data, artifacts and models stay)
 	rm -rf work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+pipeline-small: setup  ## the whole job on a small profile, in a clone below work/small
+	@$(BIN)/python -m infra.github.small_pipeline
+

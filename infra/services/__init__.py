@@ -1,0 +1,1 @@
+"""The servers that Vivero's runs live on, on one machine and without Docker (`make services`)."""
