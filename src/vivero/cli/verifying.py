@@ -113,18 +113,21 @@ def _moved_from_here(root: Path, damage: Found, folder: Path) -> Found:
 
 def _store(root: Path, store: Store, mending: Mending) -> Place:
     started_at = time.monotonic()
-    sizes = store.sizes()
+    oids = store.objects()
     owners = owners_of_objects(root, store)
+    seen = list(_with_bar(store, oids))
     damaged = [
-        Found(store.name, seen.oid, owners.get(seen.oid, UNKNOWN), f"md5 {seen.oid}", seen.problem)
-        for seen in _with_bar(store, sizes)
-        if seen.problem is not None
+        Found(store.name, one.oid, owners.get(one.oid, UNKNOWN), f"md5 {one.oid}", one.problem)
+        for one in seen
+        if one.problem is not None
     ]
     if mending.folder is not None:
         damaged = [_moved_from_store(store, damage, mending) for damage in damaged]
-    missing = sorted(f"{path} ({oid})" for oid, path in owners.items() if oid not in sizes)
+    missing = sorted(f"{path} ({oid})" for oid, path in owners.items() if oid not in set(oids))
     seconds = time.monotonic() - started_at
-    return Place(store.name, len(sizes), sum(sizes.values()), seconds, damaged, missing)
+    return Place(
+        store.name, len(seen), sum(one.num_bytes for one in seen), seconds, damaged, missing
+    )
 
 
 def _moved_from_store(store: Store, damage: Found, mending: Mending) -> Found:
@@ -133,12 +136,9 @@ def _moved_from_store(store: Store, damage: Found, mending: Mending) -> Found:
     return Found(**{**asdict(damage), "moved_to": target})
 
 
-def _with_bar(store: Store, sizes: dict[str, int]) -> Iterator[Examined]:
-    bar = tqdm(total=sum(sizes.values()), desc=store.name, unit="B", unit_scale=True, disable=None)
-    with bar:
-        for seen in examine(store, sizes):
-            bar.update(seen.num_bytes)
-            yield seen
+def _with_bar(store: Store, oids: list[str]) -> Iterator[Examined]:
+    examined = examine(store, oids)
+    yield from tqdm(examined, store.name, len(oids), unit="object", disable=None)
 
 
 def _advice(root: Path, damaged: list[Found], *, is_moved: bool) -> list[str]:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
+from aiohttp import ClientError as AiohttpError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from vivero.errors import RemoteError
@@ -14,6 +15,7 @@ from vivero.storage.stores import Store
 
 BLOCK_BYTES = 1 << 20
 MAX_THREADS = 16  # of a remote: most of the time is spent waiting
+UNREADABLE = (OSError, TimeoutError, BotoCoreError, ClientError, AiohttpError)
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,19 @@ class Examined:
     problem: str | None
 
 
-def examine(store: Store, sizes: dict[str, int]) -> Iterator[Examined]:
+def examine(store: Store, oids: Collection[str]) -> Iterator[Examined]:
     """Read and hash objects, several at a time, in the order in which they are done.
-
-    Args:
-        store: Where they lie.
-        sizes: Bytes by name.
 
     Raises:
         RemoteError: When the store cannot be read; says nothing about what is in it.
     """
     num_threads = (os.cpu_count() or 1) if store.is_cache else MAX_THREADS
     with ThreadPoolExecutor(num_threads) as pool:
-        waiting = {pool.submit(problem_of, store, oid): oid for oid in sizes}
+        waiting = [pool.submit(examine_object, store, oid) for oid in oids]
         try:
             for future in as_completed(waiting):
-                oid = waiting[future]
-                yield Examined(oid, sizes[oid], future.result())
-        except (OSError, BotoCoreError, ClientError) as error:
+                yield future.result()
+        except UNREADABLE as error:
             raise RemoteError(
                 f"{store.name} could not be read ({type(error).__name__}: {error}), so nothing is "
                 f"known of it; run the same command again when it answers"
@@ -57,19 +54,22 @@ def examine(store: Store, sizes: dict[str, int]) -> Iterator[Examined]:
             pool.shutdown(cancel_futures=True)
 
 
-def problem_of(store: Store, oid: str) -> str | None:
-    """What is wrong with one object; None when its bytes are what its name says."""
+def examine_object(store: Store, oid: str) -> Examined:
+    """Read one object and hold its bytes against its name."""
     digest = hashlib.md5(usedforsecurity=False)
-    kept: list[bytes] = []
+    content, num_bytes, is_listing = [], 0, oid.endswith(".dir")
     with store.fs.open(store.path_of(oid), "rb") as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
-            if oid.endswith(".dir"):
-                kept.append(block)
+            num_bytes += len(block)
+            if is_listing:
+                content.append(block)
     found = digest.hexdigest()
     if found != oid.removesuffix(".dir"):
-        return f"md5 {found}"
-    return None if not oid.endswith(".dir") or listing_of(b"".join(kept)) is not None else "no list"
+        return Examined(oid, num_bytes, f"md5 {found} ({num_bytes:,} bytes)")
+    if is_listing and listing_of(b"".join(content)) is None:
+        return Examined(oid, num_bytes, "not the list of a folder")
+    return Examined(oid, num_bytes, None)
 
 
 def listing_of(content: bytes) -> dict[str, str] | None:

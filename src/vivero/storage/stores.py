@@ -3,6 +3,7 @@
 The only door to DVC's own object database: it knows every kind of remote (folder, S3, ssh, ...).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dvc_data.hashfile.db import HashFileDB, get_index
 from vivero.errors import ConfigError
 
 CACHE = "cache"
+OBJECT_NAME = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,12 @@ class Store:
         """Whether it is the local cache."""
         return self.name == CACHE
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every object, by its name; what an interrupted transfer left is no object."""
+    def objects(self) -> list[str]:
+        """The names of all objects; what an interrupted transfer has left is none."""
         if not self.fs.exists(self.path):
-            return {}
-        found: dict[str, dict[str, Any]] = self.fs.find(self.path, detail=True)
-        sizes = {}
-        for path, info in found.items():
-            *_, first, rest = self.fs.parts(path)
-            oid = first + rest
-            if len(first) == 2 and len(oid.removesuffix(".dir")) == 32 and "." not in rest[:30]:
-                sizes[oid] = int(info["size"])
-        return dict(sorted(sizes.items()))
+            return []
+        names = ("".join(self.fs.parts(path)[-2:]) for path in self.fs.find(self.path))
+        return sorted(name for name in names if OBJECT_NAME.fullmatch(name))
 
     def path_of(self, oid: str) -> str:
         """Where an object lies."""
