@@ -4,27 +4,32 @@ The flow knows when and where, never what: the stages and their order come from 
 and each runs as `dvc repro STAGE` in its own process group, which dies with the flow. What acts
 on the world outside the workspace (registry, alias) follows, as commands that may be repeated.
 
-    python pipelines/experiment.py [--force]   # a temporary Prefect server, or PREFECT_API_URL's
+    python -m pipelines.experiment [--force]   # a temporary Prefect server, or PREFECT_API_URL's
 """
 
-import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import networkx as nx
 from dvc.repo import Repo
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from vivero.config.paths import project_dir, work_dir
-from vivero.errors import StageError, TrackingError, ViveroError
+from pipelines.commands import run_timed
+from pipelines.showing import show_run, show_stages
+from pipelines.turns import one_at_a_time
+from pipelines.workspace import Workspace, own_workspace, propose, run_name
+from vivero.config.paths import work_dir
+from vivero.errors import RemoteError, TrackingError, ViveroError
 from vivero.files import write_json
-from vivero.processes import INTERRUPTED_EXIT_CODE, UNREACHABLE_EXIT_CODE, run_in_group
+from vivero.processes import INTERRUPTED_EXIT_CODE
 
-OUTSIDE_DVC = ("check_drift", "judge", "register", "promote")
+ACTS_ALONE = "check_drift"
+ACTS_IN_TURN = ("judge", "register", "promote")  # of all runs, one at a time
+OUTSIDE_DVC = (ACTS_ALONE, *ACTS_IN_TURN)
 RETRY_DELAYS_S = [5.0, 30.0, 120.0]
 
 
@@ -35,7 +40,7 @@ def stage_names(root: Path) -> list[str]:
         order = {stage: position for position, stage in enumerate(stages)}
         upstream_first = repo.index.graph.subgraph(stages).reverse()
         ordered = nx.lexicographical_topological_sort(upstream_first, key=order.__getitem__)
-        return [stage.addressing for stage in ordered]
+        return [str(stage.name) for stage in ordered]
 
 
 def has_remote(root: Path) -> bool:
@@ -44,72 +49,115 @@ def has_remote(root: Path) -> bool:
         return bool(repo.config["core"].get("remote"))
 
 
-def environment() -> dict[str, str]:
-    """Ours, with the programs of this very environment first, so that `python` is this one."""
-    bin_dir = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")])}
+def _nobody_answered(_task: object, _run: object, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), TrackingError | RemoteError)
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def reproduce(stage: str, root: Path, options: list[str]) -> float:
-    """Bring one stage up to date; DVC decides whether there is work to do. Returns seconds.
-
-    Not retried: a stage is deterministic, so it would fail again in the same way.
-    """
-    return run_timed(stage, ["dvc", "repro", *options, stage], root)
-
-
-@task(
+# A stage is deterministic: it would fail again in the same way. A server comes back.
+retried = task(
     task_run_name="{stage}",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=len(RETRY_DELAYS_S),
     retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=lambda _task, _run, state: isinstance(
-        state.result(raise_on_failure=False), TrackingError
-    ),
+    retry_condition_fn=_nobody_answered,
 )
-def act(stage: str, root: Path) -> float:
-    """Run a command that acts outside the workspace; idempotent, so retried when a server is away.
 
-    Returns seconds.
-    """
+
+@retried
+def reproduce(stage: str, root: Path, options: list[str]) -> float:
+    """Bring one stage up to date; DVC decides whether there is work to do. Returns seconds."""
+    return run_timed(stage, ["dvc", "repro", *options, stage], root)
+
+
+@retried
+def act(stage: str, root: Path) -> float:
+    """Run a command that acts outside the workspace; it may be repeated. Returns seconds."""
     return run_timed(stage, [f"vivero.stages.{stage}"], root)
 
 
-def run_timed(stage: str, module: list[str], root: Path) -> float:
-    """Run `python -m module` in its own process group and return how many seconds it took."""
-    started_at = time.monotonic()
-    get_run_logger().info("%s: started", stage)
-    exit_code = run_in_group([sys.executable, "-m", *module], cwd=root, env=environment())
-    if exit_code == UNREACHABLE_EXIT_CODE:
-        raise TrackingError(f"stage '{stage}' could not reach a server; its message stands above")
-    if exit_code:
-        raise StageError(stage, exit_code)
-    return time.monotonic() - started_at
+@task(task_run_name="bring_data", cache_policy=NO_CACHE, persist_result=False)
+def bring_data(root: Path) -> float:
+    """Bring data/ in, from the cache, the remote, or where it came from. Returns seconds."""
+    return run_timed("bring_data", ["vivero.cli.app", "data", "fetch"], root)
 
 
-@flow(name="experiment")
-def experiment(root: Path | None = None, force: bool = False) -> dict[str, float]:
+def _transfer(name: str) -> Callable[..., Any]:
+    return task(
+        task_run_name=name + " {stage}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=RETRY_DELAYS_S,
+    )
+
+
+@_transfer("push")
+def push(stage: str, root: Path, targets: list[str]) -> float:
+    """Send what a stage made to the DVC remote; retried, because networks do fail."""
+    return run_timed(f"push {stage}", ["dvc", "push", "--quiet", *targets], root)
+
+
+@_transfer("pull")
+def pull(stage: str, root: Path) -> float:
+    """Bring what unchanged stages made here, where the commands that follow read it."""
+    return run_timed(f"pull {stage}", ["dvc", "pull", "--quiet"], root)
+
+
+@task(task_run_name="propose dvc.lock", cache_policy=NO_CACHE, persist_result=False)
+def propose_lock(workspace: Workspace) -> str | None:
+    """Commit dvc.lock, and nothing else, on a branch of the run; None when it did not change."""
+    return propose(workspace, "dvc.lock", f"dvc.lock: what {workspace.name} made")
+
+
+@flow(name="experiment", persist_result=False)
+def experiment(ref: str = "main", force: bool = False) -> dict[str, float]:
     """Reproduce all stages in order, then check for drift, judge, register and promote.
 
+    In a clone of its own when VIVERO_REPOSITORY is set (pipelines/workspace.py), else here.
+
     Args:
-        root: Top of the repository; None finds it from the current folder.
+        ref: Branch or tag of the repository that is run; other settings are another branch.
         force: Run every stage again, also those that are up to date.
 
     Returns:
         Seconds by stage, also written to work/experiment.json.
     """
-    root = root or project_dir()
-    options = ["--pull", "--allow-missing"] if has_remote(root) else []
+    with own_workspace(run_name(), ref) as workspace:
+        seconds = _make(workspace, force)
+        show_stages(workspace.root, seconds)
+        branch = None if workspace.name is None else propose_lock(workspace)
+        seconds |= _act(workspace.root)
+        write_json(work_dir(workspace.root) / "experiment.json", seconds)
+        show_run(workspace.root, seconds, branch)
+    return seconds
+
+
+def _make(workspace: Workspace, force: bool) -> dict[str, float]:
+    """All of DVC's stages; in a clone with what they made pushed, one after the other."""
+    root, is_clone = workspace.root, workspace.name is not None
+    shares = has_remote(root)
+    options = ["--pull", "--allow-missing"] if shares else []
     if force:
         options += ["--force", "--single-item"]
-    seconds = {}
+    seconds = {"bring_data": bring_data(root)} if is_clone else {}
+    targets = ["data.dvc"]
     for stage in stage_names(root):
         seconds[stage] = reproduce(stage, root, options)
-    for stage in OUTSIDE_DVC:
-        seconds[stage] = act(stage, root)
-    write_json(work_dir(root) / "experiment.json", seconds)
+        if is_clone and shares:
+            push(stage, root, [*targets, stage])
+            targets = []
+    if is_clone and shares:
+        pull("artifacts", root)
+        push("run cache", root, ["--run-cache"])
+    return seconds
+
+
+def _act(root: Path) -> dict[str, float]:
+    seconds = {ACTS_ALONE: act(ACTS_ALONE, root)}
+    with one_at_a_time("vivero-promotion"):
+        for stage in ACTS_IN_TURN:
+            seconds[stage] = act(stage, root)
     return seconds
 
 

@@ -98,7 +98,7 @@ class FrozenError(Exception):
     """A command gave no sign of life and was killed."""
 
 
-def run_in_group(
+def run_in_group(  # noqa: PLR0913  what is run, how it is stopped, and where it speaks
     command: Sequence[str],
     cwd: Path,
     env: Mapping[str, str],
@@ -106,6 +106,7 @@ def run_in_group(
     stop_signal: signal.Signals = signal.SIGTERM,
     patience_s: float = 10.0,
     is_frozen: Callable[[], bool] | None = None,
+    streams: tuple[int, int] | None = None,
 ) -> int:
     """Run a command in its own process group; whatever ends us ends the whole group.
 
@@ -120,6 +121,7 @@ def run_in_group(
             Ctrl-C alone.
         patience_s: How long it may take to end after each signal.
         is_frozen: Asked about twice a second; when it says yes, the group is killed.
+        streams: Descriptors of its output and its errors; None = ours.
 
     Returns:
         The exit code of the command.
@@ -127,7 +129,10 @@ def run_in_group(
     Raises:
         FrozenError: When is_frozen said yes.
     """
-    process = subprocess.Popen(command, cwd=cwd, env=dict(env), start_new_session=True)
+    out, err = streams or (None, None)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=dict(env), start_new_session=True, stdout=out, stderr=err
+    )
     guard = subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", GUARD, str(process.pid), str(GRACE_S)],
         stdin=subprocess.PIPE,

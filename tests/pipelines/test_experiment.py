@@ -1,35 +1,21 @@
 """The flow: DVC's order, one process group a stage, errors that say which stage."""
 
-import importlib.util
 import logging
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from ruamel.yaml import YAML
 
-from vivero.errors import StageError, TrackingError
+from pipelines import commands, experiment
+from vivero.errors import RemoteError, StageError, TrackingError
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def experiment() -> ModuleType:
-    """The flow's module, from its file: pipelines/ is no package."""
-    path = REPOSITORY / "pipelines" / "experiment.py"
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["experiment"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_stage_comes_after_what_it_depends_on(experiment: ModuleType):
+def test_each_stage_comes_after_what_it_depends_on():
     names = experiment.stage_names(REPOSITORY)
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert sorted(names) == sorted(stages)
@@ -38,12 +24,12 @@ def test_each_stage_comes_after_what_it_depends_on(experiment: ModuleType):
         assert before <= set(names[: names.index(name)])
 
 
-def test_the_order_is_that_of_the_file_where_the_graph_leaves_a_choice(experiment: ModuleType):
+def test_the_order_is_that_of_the_file_where_the_graph_leaves_a_choice():
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert experiment.stage_names(REPOSITORY) == list(stages)
 
 
-def test_a_pull_is_asked_for_only_where_there_is_a_remote(experiment: ModuleType, tmp_path: Path):
+def test_a_pull_is_asked_for_only_where_there_is_a_remote(tmp_path: Path):
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     assert not experiment.has_remote(tmp_path)
@@ -60,22 +46,35 @@ def test_a_pull_is_asked_for_only_where_there_is_a_remote(experiment: ModuleType
     ],
 )
 def test_a_stage_that_fails_stops_the_flow_with_its_name(
-    experiment: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: str,
     error: type[Exception],
     said: str,
 ):
-    (tmp_path / "broken.py").write_text(code)
-    monkeypatch.setattr(experiment, "get_run_logger", lambda: logging.getLogger("flow"))
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "broken.py").write_text(code)
+    monkeypatch.setattr(commands, "get_run_logger", lambda: logging.getLogger("flow"))
     with pytest.raises(error, match=said):
-        experiment.run_timed("broken", ["broken"], tmp_path)
+        commands.run_timed("broken", ["broken"], tmp_path)
 
 
-def test_the_flow_imports_nothing_heavy():
+def test_a_remote_that_does_not_answer_is_told_from_a_stage_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """DVC ends with the same exit code for both; only its words differ."""
+    (tmp_path / "src").mkdir()
+    said = 'ERROR: unexpected error - Could not connect to the endpoint URL: "http://x/"'
+    (tmp_path / "src" / "dvc.py").write_text(f"raise SystemExit({said!r})")
+    monkeypatch.setattr(commands, "get_run_logger", lambda: logging.getLogger("flow"))
+    with pytest.raises(RemoteError, match="DVC could not reach its remote for stage 'train'"):
+        commands.run_timed("train", ["dvc", "repro", "train"], tmp_path)
+
+
+@pytest.mark.parametrize("flow", ["experiment", "refresh_data", "monitor", "promotion"])
+def test_the_flow_imports_nothing_heavy(flow: str):
     code = (
-        "import sys; sys.path.insert(0, 'pipelines'); import experiment; "
+        f"import sys, pipelines.{flow}; "
         "print([m for m in ('torch', 'mlflow', 'great_expectations') if m in sys.modules])"
     )
     result = subprocess.run(

@@ -47,8 +47,10 @@ def run_experiment(force: bool) -> int:
     prepare_dvc(root)
     seconds_data = ensure_data(root)
     options = ["--force"] if force else []
-    command = [sys.executable, str(root / "pipelines" / "experiment.py"), *options]
-    exit_code = run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
+    command = [sys.executable, "-m", "pipelines.experiment", *options]
+    env = child_environment(root)
+    env.pop("VIVERO_REPOSITORY", None)  # this job is of this clone, whatever services are around
+    exit_code = run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
     if exit_code == 0:
         _print_result(root, {"data": seconds_data, **read_json(work_dir(root) / "experiment.json")})
     return exit_code
@@ -66,6 +68,15 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
         options = ["--force", "--single-item"] if force else []
         command = [sys.executable, "-m", "dvc", "repro", *options, stage]
     return run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
+
+
+def run_monitor(source: str | None) -> int:
+    """The command monitor on the source that the environment or params.yaml names, or this one."""
+    root = project_dir()
+    load_config(root / PARAMS)
+    env = {**child_environment(root), **({"VIVERO_INCOMING": source} if source else {})}
+    command = [sys.executable, "-m", "vivero.stages.monitor"]
+    return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
 
 
 def profile_training() -> int:

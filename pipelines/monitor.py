@@ -1,0 +1,45 @@
+"""Flow `monitor`: test what came in, and tell the world when the data must be refreshed.
+
+The decision, its reasons and its memory (what was seen, the cool-down) are those of
+`vivero.stages.monitor`; this flow only passes them on, under a key that stands for one alarm.
+"""
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+from pipelines.experiment import act
+from pipelines.workspace import own_workspace, run_name
+from vivero.config.paths import artifacts_dir
+from vivero.files import read_json
+
+ALARM = "vivero.drift.alarm"
+RESOURCE = "vivero.monitor"
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def announce(decision: dict[str, Any]) -> None:
+    """Emit the event that starts `refresh-data` (prefect.yaml)."""
+    payload = {name: decision[name] for name in ("idempotency_key", "reasons", "num_new")}
+    emit_event(ALARM, resource={"prefect.resource.id": RESOURCE}, payload=payload)
+
+
+@flow(name="monitor", persist_result=False)
+def monitor(ref: str = "main") -> bool:
+    """Look at what came in since the last time; returns whether it was reason to train again.
+
+    Args:
+        ref: Branch or tag whose settings hold.
+    """
+    with own_workspace(run_name(), ref) as workspace:
+        act("monitor", workspace.root)
+        decision = read_json(artifacts_dir(workspace.root, "monitor") / "decision.json")
+        reasons = "\n".join(f"- {reason}" for reason in decision["reasons"]) or "- no reason to act"
+        said = f"**{decision['num_new']} new images.**\n\n{reasons}"
+        create_markdown_artifact(said, key="drift", description="What came in")
+        if decision["trigger"]:
+            announce(decision)
+    return bool(decision["trigger"])

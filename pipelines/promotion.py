@@ -1,0 +1,47 @@
+"""Flow `promotion`: make a version the champion, or take that back, by the command line's words."""
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from pipelines.commands import run_timed
+from pipelines.turns import one_at_a_time
+from pipelines.workspace import own_workspace, run_name
+from vivero.errors import PromotionError
+
+
+@task(task_run_name="{action}", cache_policy=NO_CACHE, persist_result=False)
+def move_champion(action: str, arguments: list[str], root: Path) -> float:
+    """Run `vivero promote` or `vivero rollback`; a refusal fails the run and moves nothing."""
+    return run_timed(action, ["vivero.cli.app", action, *arguments], root)
+
+
+@flow(name="promotion", persist_result=False)
+def promotion(
+    action: Literal["promote", "rollback"] = "promote",
+    version: str | None = None,
+    reason: str = "from Prefect",
+    expect_champion: str = "any",
+    ref: str = "main",
+) -> None:
+    """Move the alias `champion`, while no other run does.
+
+    Args:
+        action: promote gives the alias to `version`; rollback gives it back to the previous one.
+        version: Number of the version to promote.
+        reason: Kept in the record.
+        expect_champion: Refuse unless this version is champion now; "any" = whichever.
+        ref: Branch or tag whose settings hold.
+    """
+    if (version is None) == (action == "promote"):
+        raise PromotionError(
+            f"promote needs a version and rollback takes none; got action={action}, "
+            f"version={version}. The champion is unchanged"
+        )
+    arguments = ["--reason", reason]
+    if version is not None:
+        arguments = [version, *arguments, "--expect-champion", expect_champion]
+    with own_workspace(run_name(), ref) as workspace, one_at_a_time("vivero-promotion"):
+        move_champion(action, arguments, workspace.root)

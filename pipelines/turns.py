@@ -1,0 +1,41 @@
+"""Taking turns: of all runs on all machines, one at a time, by a lease that Prefect's server keeps.
+
+A run that is killed in its turn gives it back when the lease ends, without anybody's help.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import httpx
+from prefect import get_client
+from prefect.concurrency.sync import concurrency
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+LEASE_S = 60.0  # renewed while the run lives; Prefect's least
+SERVER_PATIENCE_S = 600.0
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Wait for our turn, and have it until the end of the block."""
+    _ensure_limit(name)
+    with concurrency(
+        name, occupy=1, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False
+    ):
+        yield
+
+
+@retry(
+    retry=retry_if_exception_type(httpx.HTTPError),
+    stop=stop_after_delay(SERVER_PATIENCE_S),
+    wait=wait_fixed(5),
+    before_sleep=before_sleep_log(log, logging.WARNING),
+    reraise=True,
+)
+def _ensure_limit(name: str) -> None:
+    """Have the server know the limit; two that make it at once both find it."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, limit=1)
