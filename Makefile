@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services
+.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
 
 VENV := .venv
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
 help:       ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## make .venv with the locked versions
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -97,3 +97,33 @@ clean:      ## remove caches and resumable state (data, artifacts and models sta
 pipeline-small: setup  ## the whole job on a small profile, in a clone below work/small
 	@$(BIN)/python -m infra.github.small_pipeline
 
+pull-request-report: setup  ## this commit against BASE, both on the small profile; work/report
+	@$(BIN)/python -m infra.github.report --base "$${BASE:-HEAD^1}"
+
+plan: setup  ## which stages must run, and why: no data, no credentials
+	@$(BIN)/python -m infra.github.plan
+
+retrain: setup  ## all stages, judge, register; the champion stays; work/proposal
+	@$(BIN)/python -m infra.github.retrain
+
+promote: setup  ## make VERSION the champion, if EXPECT is it now; REASON is kept
+	@$(BIN)/python -m infra.github.alias promote
+
+rollback: setup  ## give the alias back to the previous champion; REASON is kept
+	@$(BIN)/python -m infra.github.alias rollback
+
+dispatch-retrain: setup  ## send the monitor's decision to GitHub
+	@$(BIN)/python -m infra.github.dispatch
+
+# These run with write permission on GitHub: the standard library alone, no environment is made.
+gate:       ## the required check: NEEDS holds the results of all jobs before it
+	@$(PYTHON) -m infra.github.gate
+
+propose:    ## a pull request with what `make retrain` left in work/proposal
+	@$(PYTHON) -m infra.github.propose work/proposal
+
+comment:    ## show work/report on the pull request that it is of
+	@$(PYTHON) -m infra.github.comment comment work/report
+
+publish-grid:  ## put the sample grid of work/report where a comment can show it
+	@$(PYTHON) -m infra.github.comment publish-grid work/report

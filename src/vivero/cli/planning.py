@@ -40,14 +40,23 @@ def plan_stages(root: Path) -> list[PlannedStage]:
         ) from error
 
 
+def stage_order(root: Path) -> list[str]:
+    """All stages of dvc.yaml, each after what it depends on, else in the order of the file."""
+    with Repo(str(root)) as repo:
+        return [stage.name for stage in _in_order(repo)]
+
+
+def _in_order(repo: Any) -> list[Any]:
+    order = {stage: position for position, stage in enumerate(repo.index.stages)}
+    upstream_first = repo.index.graph.reverse()
+    ordered = nx.lexicographical_topological_sort(upstream_first, key=order.__getitem__)
+    return [stage for stage in ordered if stage.cmd]  # data.dvc is made by nobody
+
+
 def _planned(repo: Any) -> list[PlannedStage]:
     graph = repo.index.graph
-    order = {stage: position for position, stage in enumerate(repo.index.stages)}
-    upstream_first = nx.lexicographical_topological_sort(graph.reverse(), key=order.__getitem__)
     planned: dict[Any, PlannedStage] = {}
-    for stage in upstream_first:
-        if not stage.cmd:
-            continue  # data.dvc is made by nobody
+    for stage in _in_order(repo):
         upstream = list(graph.successors(stage))
         reasons = [
             *_changes(stage, upstream),

@@ -1,0 +1,123 @@
+"""`make retrain`: bring every artifact up to date, judge and register; the alias stays where it is.
+
+The same stages, by DVC alone, that the flow `experiment` runs; what each made is pushed before the
+next one starts, so that neither a lost machine nor credentials that ran out lose more than one.
+What a pull request then proposes lies in work/proposal: dvc.lock, data.dvc, verdict.json and
+registered.json.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from infra.github.outputs import add_summary, set_outputs
+from vivero.cli.planning import stage_order
+from vivero.config.environment import read_environment
+from vivero.config.paths import artifacts_dir, project_dir, work_dir
+from vivero.errors import ConfigError, StageError, ViveroError
+from vivero.files import read_json
+from vivero.processes import run_in_group
+
+ACTS = ("check_drift", "judge", "register")  # not promote: who may is asked by promote.yml
+DVC, VIVERO = ("-m", "dvc"), ("-m", "vivero.cli.app")
+
+
+def retrain(root: Path, *, force: bool, has_new_data: bool) -> dict[str, object]:
+    """Run everything up to the registered version; returns the verdict of the gate.
+
+    Args:
+        root: The checkout; its dvc.lock is written.
+        force: Run every stage, also those that are up to date.
+        has_new_data: Bring new images in first, as the flow `refresh-data` does.
+
+    Raises:
+        ConfigError: When there is no place that new images come from.
+        StageError: When a step fails; its own message stands above.
+    """
+    shares = use_remote(root)
+    _python(root, "data", *VIVERO, "data", "fetch")
+    if has_new_data:
+        take_in(root)
+    options = ["--pull", "--allow-missing"] if shares else []
+    if force:
+        options += ["--force", "--single-item"]
+    for stage in ("data.dvc", *stage_order(root)):
+        if stage != "data.dvc":
+            _python(root, stage, *DVC, "repro", *options, stage)
+        if shares:
+            _python(root, f"push of {stage}", *DVC, "push", "--quiet", stage)
+    if shares:
+        _python(root, "pull", *DVC, "pull", "--quiet")
+    for act in ACTS:
+        _python(root, act, "-m", f"vivero.stages.{act}")
+    verdict: dict[str, object] = read_json(artifacts_dir(root, "judge") / "verdict.json")
+    return verdict
+
+
+def take_in(root: Path) -> None:
+    """Add what VIVERO_INCOMING holds to data/, hold it to its contract, move data.dvc."""
+    source = read_environment().vivero_incoming
+    if not source:
+        raise ConfigError(
+            "new images were announced, but VIVERO_INCOMING does not say where they are; set it "
+            "to a folder or an s3:// prefix"
+        )
+    _python(root, "import", *VIVERO, "data", "import", source, "--out", "data", "--append")
+    _python(root, "validate_data", "-m", "vivero.stages.validate_data")
+    _python(root, "dvc add", *DVC, "add", "--quiet", "data")
+
+
+def use_remote(root: Path) -> bool:
+    """Point this checkout at VIVERO_DVC_REMOTE; whether there is one.
+
+    A copy from S3 is held against its hash when it arrives (verify), which is not DVC's default.
+    """
+    address = read_environment().vivero_dvc_remote
+    if not address:
+        return False
+    _python(root, "remote", *DVC, "remote", "add", "--local", "--default", "-f", "runs", address)
+    if address.startswith("s3:"):
+        _python(root, "remote", *DVC, "remote", "modify", "--local", "runs", "verify", "true")
+    return True
+
+
+def collect(root: Path, folder: Path) -> None:
+    """Copy what a pull request proposes, and what it says, into folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = [artifacts_dir(root, "judge") / "verdict.json"]
+    made += [artifacts_dir(root, "register") / "registered.json"]
+    for path in (root / "dvc.lock", root / "data.dvc", *made):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _python(root: Path, step: str, *arguments: str) -> None:
+    bin_dir = str(Path(sys.executable).parent)
+    env = {**os.environ, "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")])}
+    exit_code = run_in_group([sys.executable, *arguments], cwd=root, env=env)
+    if exit_code:
+        raise StageError(step, exit_code)
+
+
+def _switch(name: str) -> bool:
+    value = os.environ.get(name, "false")
+    if value not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false; got {value!r}")
+    return value == "true"
+
+
+def main() -> None:
+    """Retrain and hand on the verdict; 1 = a step failed."""
+    root = project_dir()
+    try:
+        verdict = retrain(root, force=_switch("FORCE"), has_new_data=_switch("HAS_NEW_DATA"))
+        collect(root, work_dir(root) / "proposal")
+    except ViveroError as error:
+        sys.exit(f"retrain: {error}")
+    set_outputs({"verdict": str(verdict["verdict"])})
+    add_summary(f"### Verdict\n\n`{verdict['verdict']}`; the pull request has the gates.")
+
+
+if __name__ == "__main__":
+    main()
