@@ -1,12 +1,14 @@
 """`vivero lineage`: where something comes from, and what was made of it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vivero.config.paths import project_dir
 from vivero.errors import ConfigError
+
+MIN_WIDTH = 240
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,34 +19,35 @@ def add_to(app: typer.Typer) -> None:
 def lineage(
     target: Annotated[
         str,
-        typer.Argument(metavar="TARGET", help="models:/vivero@champion, a bundle, or an image."),
+        typer.Argument(
+            metavar="TARGET",
+            help="An image, a bundle folder, models:/vivero@champion, a commit, or a data version "
+            "(the md5 in data.dvc); 7 letters of a hash are enough.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say which data, code, settings, seed and weights made a model or an image.
+    """Trace an image, a model, a commit or a data version to all the others.
 
-    Example: vivero lineage samples/00003-3.png
+    Which commit, data, settings and seed made it, which model versions and runs belong to it,
+    and which images were made. What is not known is said to be unknown.
+
+    Examples: vivero lineage samples/00003-3.png  |  vivero lineage HEAD  |  vivero lineage c63b0f3
     """
     import json
 
     from vivero.registry.lineage_trace import trace
 
-    facts = trace(target, _root_or_none())
+    found = trace(target, _root_or_none())
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(found.as_json(), indent=2))
         return
-    for key, value in _flat(facts).items():
-        typer.echo(f"{key + ':':34}{'unknown' if value is None else value}")
+    from rich.console import Console
 
+    from vivero.cli.lineage_tree import lineage_tree
 
-def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+    width = max(MIN_WIDTH, Console().width)  # a hash that was cut is of no use
+    Console(width=width, highlight=False).print(lineage_tree(found))
 
 
 def _root_or_none() -> Path | None:

@@ -81,9 +81,16 @@ def _has_changes(status: str) -> bool:
 def data_digest(root: Path) -> str | None:
     """The md5 of data/ in data.dvc; None when data/ is not versioned yet."""
     try:
-        pointer = YAML(typ="safe").load((root / "data.dvc").read_text(encoding="utf-8"))
-        return str(pointer["outs"][0]["md5"])
-    except (OSError, YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        return digest_in_pointer((root / "data.dvc").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def digest_in_pointer(text: str) -> str | None:
+    """The md5 that a file of DVC such as data.dvc names; None where it names none."""
+    try:
+        return str(YAML(typ="safe").load(text)["outs"][0]["md5"])
+    except (YAMLError, KeyError, IndexError, TypeError):
         return None
 
 
