@@ -1,10 +1,11 @@
-"""What a fresh Prefect server is told: pools, the limit, the rule for dead runs, our deployments.
+"""What a fresh Prefect server is told: pools, the rules for dead runs, our deployments.
 
     python -m infra.services.deploying      # with PREFECT_API_URL; may be repeated
 
 A process of its own, because Prefect reads its environment when it is imported.
 """
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -13,18 +14,17 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
+from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from infra.services.settings import POOLS, read_settings
 from vivero.errors import ViveroError
 
-SLOT = "trainer"  # one training at a time on this machine
-NUM_SLOTS = 1
-LOCAL_RUNS = 4  # at once by the worker: those that wait for the slot take little
+LOCAL_RUNS = 4  # at once by the worker; one of each flow, says prefect.yaml
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 PREFECT_FILE = "prefect.yaml"
@@ -71,18 +71,13 @@ def make_pools(client: SyncPrefectClient) -> None:
         try:
             client.read_work_pool(name)
         except ObjectNotFound:
+            template = asyncio.run(get_default_base_job_template_for_infrastructure_type(kind))
             limit = LOCAL_RUNS if name == "local" else None
-            client.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=limit))
-
-
-def make_slot(client: SyncPrefectClient) -> None:
-    """Make the slot that a training holds."""
-    try:
-        client.read_global_concurrency_limit_by_name(SLOT)
-    except ObjectNotFound:
-        client.create_global_concurrency_limit(
-            GlobalConcurrencyLimitCreate(name=SLOT, limit=NUM_SLOTS)
-        )
+            client.create_work_pool(
+                WorkPoolCreate(
+                    name=name, type=kind, base_job_template=template or {}, concurrency_limit=limit
+                )
+            )
 
 
 def make_rules(client: SyncPrefectClient) -> None:
@@ -134,7 +129,6 @@ def main() -> None:
     try:
         with get_client(sync_client=True) as client:
             make_pools(client)
-            make_slot(client)
             make_rules(client)
             said = deploy(settings.root, settings.folder / "deployed", client)
     except ViveroError as error:
