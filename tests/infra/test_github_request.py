@@ -1,0 +1,118 @@
+"""An event is data: held to its form, refused with the field's name, never near a shell."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.github.dispatch import payload
+from infra.github.outputs import set_outputs
+from infra.github.plan import decide, describe
+from infra.github.request import HOSTED, Request, read_request, request_of_this_run
+from vivero.cli.planning import PlannedStage
+from vivero.errors import ConfigError
+
+ALARM = {"trigger": True, "reasons": ["blur"], "idempotency_key": "2026-11-21:7", "num_new": 60}
+
+
+def dispatch(**changes: Any) -> dict[str, Any]:
+    return {"action": "vivero-drift", "client_payload": {**ALARM, **changes}}
+
+
+def test_a_start_by_hand_chooses_the_machine():
+    inputs = {"runner": "gpu-a100", "force": "true", "reason": "new drivers"}
+    request = read_request("workflow_dispatch", {"inputs": inputs}, "")
+    assert request == Request(reason="new drivers", runner="gpu-a100", force=True)
+    assert request.labels == ["self-hosted", "gpu-a100"]
+
+
+def test_empty_fields_fall_back_to_the_repositorys_own_machine():
+    inputs = {"runner": "", "force": "false", "reason": ""}
+    assert read_request("workflow_dispatch", {"inputs": inputs}, "gpu").runner == "gpu"
+    assert read_request("workflow_dispatch", {"inputs": None}, "").labels == [HOSTED]
+
+
+@pytest.mark.parametrize("event", ["schedule", "push"])
+def test_what_comes_by_itself_forces_nothing(event: str):
+    request = read_request(event, {"ref": "refs/heads/main"}, "gpu")
+    assert (request.force, request.has_new_data, request.runner) == (False, False, "gpu")
+
+
+def test_an_alarm_of_the_monitor_brings_new_data():
+    request = read_request("repository_dispatch", dispatch(), "")
+    assert request.has_new_data
+    assert request.reason == "blur"
+
+
+@pytest.mark.parametrize(
+    ("event", "content", "said"),
+    [
+        ("pull_request", {}, "never trains"),
+        ("repository_dispatch", {"action": "other", "client_payload": ALARM}, "vivero-drift"),
+        ("repository_dispatch", {"action": "vivero-drift"}, "client_payload|valid"),
+        ("repository_dispatch", dispatch(command="rm -rf /"), "command: Extra"),
+        ("repository_dispatch", dispatch(num_new="60"), "num_new"),
+        ("repository_dispatch", dispatch(num_new=-1), "num_new"),
+        ("repository_dispatch", dispatch(reasons=[]), "reasons"),
+        ("repository_dispatch", dispatch(reasons=["two\nlines"]), "reasons"),
+        ("repository_dispatch", dispatch(reasons=["<img src=x>"]), "reasons"),
+        ("repository_dispatch", dispatch(reasons=["`id`"]), "reasons"),
+        ("repository_dispatch", dispatch(idempotency_key="$(id)"), "idempotency_key"),
+        ("repository_dispatch", dispatch(trigger=False), "not to train"),
+        ("workflow_dispatch", {"inputs": {"runner": "gpu; id"}}, "runner"),
+        ("workflow_dispatch", {"inputs": {"runner": '"], "x": ["'}}, "runner"),
+        ("workflow_dispatch", {"inputs": {"force": "maybe"}}, "force"),
+        ("workflow_dispatch", {"inputs": {"other": "x"}}, "other"),
+    ],
+)
+def test_what_is_not_of_its_form_is_refused(event: str, content: dict[str, Any], said: str):
+    with pytest.raises(ConfigError, match=said):
+        read_request(event, content, "")
+
+
+def test_the_event_is_read_from_githubs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "event.json").write_text(json.dumps(dispatch()))
+    monkeypatch.setenv("GITHUB_EVENT_NAME", "repository_dispatch")
+    monkeypatch.setenv("GITHUB_EVENT_PATH", str(tmp_path / "event.json"))
+    assert request_of_this_run().has_new_data
+
+
+def test_what_the_monitor_sends_is_what_is_read():
+    decision = {**ALARM, "report": "artifacts/monitor/report.html", "scores": [1.0]}
+    sent = payload(decision)
+    event = {"action": sent["event_type"], "client_payload": sent["client_payload"]}
+    assert read_request("repository_dispatch", event, "").reason == "blur"
+    assert set(sent["client_payload"]) == set(ALARM)
+
+
+STAGE = PlannedStage("train", ("train is modified in params.yaml",))
+
+
+@pytest.mark.parametrize(
+    ("request_", "planned", "must_run"),
+    [
+        (Request(reason="schedule"), [], "false"),
+        (Request(reason="schedule"), [STAGE], "true"),
+        (Request(reason="by hand", force=True), [], "true"),
+        (Request(reason="blur", has_new_data=True), [], "true"),
+    ],
+)
+def test_it_runs_when_something_changed_or_somebody_asks(
+    request_: Request, planned: list[PlannedStage], must_run: str
+):
+    assert decide(request_, planned)["must_run"] == must_run
+    assert ("| train |" in describe(request_, planned)) == bool(planned)
+
+
+def test_the_labels_are_what_runs_on_reads():
+    outputs = decide(Request(reason="x", runner="gpu"), [])
+    assert json.loads(outputs["labels"]) == ["self-hosted", "gpu"]
+
+
+def test_an_output_cannot_set_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    set_outputs({"a": "1"})
+    with pytest.raises(ValueError, match="one line"):
+        set_outputs({"b": "2\nverdict=promote"})
+    assert (tmp_path / "output").read_text() == "a=1\n"
