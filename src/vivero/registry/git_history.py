@@ -61,10 +61,8 @@ class GitHistory:
             return self._only_commits(found.decode().split())
         if not REF_NAME.fullmatch(name):
             return []
-        found = self._git(
-            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-        )
-        return [] if found is None else found.decode().split()
+        verify = ("rev-parse", "--verify", "--quiet", "--end-of-options")
+        return (self._git(*verify, f"{name}^{{commit}}") or b"").decode().split()
 
     def commit(self, sha: str) -> Commit:
         """What git knows of a commit; only its hash where git does not know it."""

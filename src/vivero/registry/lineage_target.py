@@ -10,6 +10,7 @@ from vivero.errors import BundleError, DataError, TrackingError, ViveroError
 from vivero.evaluation.grids import read_provenance
 from vivero.registry.bundle import load_bundle
 from vivero.registry.git_history import GitHistory
+from vivero.registry.image_runs import fetch_batches
 from vivero.registry.lineage_records import LineageRecords, VersionRecord
 from vivero.registry.made_images import ImageBatch, Key, MadeImage, MadeImages, pixels_sha256
 from vivero.registry.versions import bring_here, find_version
@@ -77,10 +78,18 @@ class Sources:
         except TrackingError as error:
             self.records = None
             self.notes.append(f"versions and runs are unknown: {error}")
+        else:
+            self._fetch_images(root, self.records)
         if not self.git.is_there:
             self.notes.append("there is no git history here: what commits hold is unknown")
         elif self.git.is_shallow:
             self.notes.append("this clone is shallow: older commits are unknown here")
+
+    def _fetch_images(self, root: Path, records: LineageRecords) -> None:
+        try:
+            fetch_batches(root, records)
+        except ViveroError as error:
+            self.notes.append(f"images made on other machines are unknown: {error}")
 
 
 def find_target(text: str, sources: Sources) -> Target:

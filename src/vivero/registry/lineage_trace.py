@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vivero.registry.git_history import Commit
+from vivero.registry.image_runs import KIND, KIND_TAG
 from vivero.registry.lineage_records import RunRecord, VersionRecord
 from vivero.registry.lineage_target import Sources, Target, find_target
 from vivero.registry.made_images import ImageBatch
@@ -124,6 +125,7 @@ def _runs(target: Target, versions: list[VersionRecord], sources: Sources) -> li
     if sources.records is None:
         return []
     found = sources.records.runs_with(target.key, target.value) if target.value else []
+    found = [run for run in found if run.tags.get(KIND_TAG) != KIND]  # they are images
     known = {run.run_id for run in found}
     named = {version.run_id for version in versions if version.run_id}
     return [*found, *(sources.records.run(run_id) for run_id in sorted(named - known))]
