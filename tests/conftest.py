@@ -1,8 +1,10 @@
 """Shared by all tests: one thread, no telemetry, tiny settings."""
 
 import os
+import tempfile
 
 os.environ.update(
+    XDG_CONFIG_HOME=tempfile.mkdtemp(prefix="vivero-user-"),  # a signing key is made here
     DVC_NO_ANALYTICS="1",
     GX_ANALYTICS_ENABLED="false",
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -66,6 +68,9 @@ TINY = {
     "check_drift.num_images": 20,
     "check_drift.num_components": 4,
     "check_drift.num_permutations": 99,
+    "check_drift.num_generated": 20,
+    "monitor.min_images": 20,
+    "monitor.max_images": 40,
     "promote.num_check_images": 2,
 }
 

@@ -8,7 +8,8 @@ from tests.model_versions import make_artifacts, read
 from vivero.config.schema import Config
 from vivero.errors import DataError, PromotionError
 from vivero.registry.check_model import check_bundle
-from vivero.registry.promotion import Request, history, promote_by_hand, rollback
+from vivero.registry.moves import history
+from vivero.registry.promotion import Request, promote_by_hand, rollback
 from vivero.registry.versions import CHAMPION, find_alias, list_versions
 from vivero.stages import judge, promote, register
 from vivero.tracking.store import open_client

@@ -1,22 +1,17 @@
-"""`vivero sample`, `show-tree`, `models`, `promote`, `rollback`: using a model."""
+"""`vivero sample`, `show-tree`, `promote`, `rollback`: using a model."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vivero.config.paths import PARAMS, project_dir
-from vivero.errors import ConfigError
-
-Name = Annotated[
-    str | None, typer.Option("--name", help="Registered model; default: register.model_name.")
-]
+from vivero.cli.model_versions import Name, model_name
+from vivero.config.paths import PARAMS, project_dir, root_or_none
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (sample, show_tree, models, promote, rollback):
+    for command in (sample, show_tree, promote, rollback):
         app.command()(command)
 
 
@@ -51,6 +46,7 @@ def sample(
 
     Example: vivero sample models:/vivero@champion --out samples --num-images 20 --seed 7
     """
+    from vivero.registry.image_runs import remember
     from vivero.registry.versions import resolve_model
     from vivero.stages.sample import SampleRequest, sample_to_folder
 
@@ -63,7 +59,10 @@ def sample(
         guidance=guidance,
         adaptive_threshold=adaptive_threshold,
     )
-    sample_to_folder(resolve_model(model, _root_or_none()), request, out)
+    root = root_or_none()
+    sample_to_folder(resolve_model(model, root), request, out)
+    if root is not None:
+        remember(root, out)
     typer.echo(f"{num_images} images in {out}")
 
 
@@ -87,20 +86,6 @@ def show_tree(
     from vivero.cli.showing_tree import show_tree as show
 
     show(model, images, seed, out)
-
-
-def models(
-    name: Name = None,
-    history: Annotated[
-        bool, typer.Option("--history", help="Every promotion and rollback instead.")
-    ] = False,
-) -> None:
-    """List the versions of the registered model, or how the champion changed.
-
-    Example: vivero models --history
-    """
-    root = project_dir()
-    (_print_history if history else _print_versions)(root, name or _model_name(root))
 
 
 def promote(
@@ -132,15 +117,15 @@ def promote(
     from vivero.registry.promotion import Request, promote_by_hand
 
     root = project_dir()
-    model_name = name or _model_name(root)
+    model = name or model_name(root)
     expected = None if expect_champion == "none" else expect_champion
-    request = Request(model_name, version, expected, reason)
+    request = Request(model, version, expected, reason)
     event = promote_by_hand(root, request, load_config(root / PARAMS).promote, force=force)
     if event is None:
-        typer.echo(f"version {version} of '{model_name}' is the champion already")
+        typer.echo(f"version {version} of '{model}' is the champion already")
     else:
         kept = "" if event.former is None else f"; version {event.former} is kept as previous"
-        typer.echo(f"version {version} of '{model_name}' is champion now{kept}")
+        typer.echo(f"version {version} of '{model}' is champion now{kept}")
 
 
 def rollback(
@@ -154,62 +139,9 @@ def rollback(
     from vivero.registry.promotion import rollback as back
 
     root = project_dir()
-    model_name = name or _model_name(root)
-    event = back(root, model_name, reason)
+    model = name or model_name(root)
+    event = back(root, model, reason)
     typer.echo(
-        f"version {event.champion} of '{model_name}' is champion again; "
+        f"version {event.champion} of '{model}' is champion again; "
         f"version {event.former} is now previous"
     )
-
-
-def _print_versions(root: Path, name: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from vivero.registry.versions import list_versions
-
-    versions = list_versions(root, name)
-    if not versions:
-        typer.echo(f"no version of '{name}' is registered yet; `vivero run` makes the first")
-        return
-    table = Table("version", "alias", "made (UTC)", "verdict", "commit", "weights sha256")
-    for version in versions:
-        made = datetime.fromtimestamp(version.created_at_ms / 1000, UTC)
-        commit = version.tags.get("vivero.lineage.code_commit", "unknown")[:10]
-        dirty = " dirty" if version.tags.get("vivero.lineage.is_dirty") == "True" else ""
-        table.add_row(
-            version.version,
-            ", ".join(version.aliases),
-            made.strftime("%Y-%m-%d %H:%M"),
-            version.tags.get("vivero.verdict", ""),
-            commit + dirty,
-            version.weights_sha256[:12],
-        )
-    Console(width=max(100, Console().width)).print(table)
-
-
-def _print_history(root: Path, name: str) -> None:
-    from vivero.registry.promotion import history
-
-    events = history(root, name)
-    if not events:
-        typer.echo(f"'{name}' never had a champion; `vivero run` makes the first")
-    for event in events:
-        former = "nobody" if event.former is None else f"version {event.former}"
-        typer.echo(
-            f"{event.at}  {event.action}: version {event.champion} after {former}, "
-            f"by {event.by}: {event.why}"
-        )
-
-
-def _model_name(root: Path) -> str:
-    from vivero.config.load import load_config
-
-    return load_config(root / PARAMS).registration.model_name
-
-
-def _root_or_none() -> Path | None:
-    try:
-        return project_dir()
-    except ConfigError:
-        return None

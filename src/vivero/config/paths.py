@@ -22,6 +22,14 @@ def project_dir(start: Path | None = None) -> Path:
     )
 
 
+def root_or_none() -> Path | None:
+    """`project_dir`, or None outside every clone."""
+    try:
+        return project_dir()
+    except ConfigError:
+        return None
+
+
 def data_dir(root: Path) -> Path:
     """Raw images as Parquet shards; read-only for every stage."""
     return root / "data"

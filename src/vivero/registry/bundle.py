@@ -161,6 +161,11 @@ def load_bundle(bundle_dir: Path) -> Bundle:
     )
 
 
+def weights_sha256_of(bundle_dir: Path) -> str:
+    """Hex sha256 of the weights' file, which names the model."""
+    return sha256_of_file(bundle_dir / NETWORK_DIR / WEIGHTS_NAME)
+
+
 def check_manifest(bundle_dir: Path) -> None:
     """Compare a bundle's files with its manifest.
 

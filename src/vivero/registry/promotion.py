@@ -1,33 +1,22 @@
 """Moving the alias `champion`: compare-and-set after a check, with a way back and a record.
 
-A move is written down before it is made (MOVE_TAG), and the next one to look finishes what a kill
-interrupted: the aliases always name whole versions, and no move is missing in the record. What was
-done, by whom and why is kept with the registered model.
-
-MLflow has no compare-and-set of its own: a lock file excludes other processes of this repository;
-people who promote from several machines at once need `--expect-champion` and patience.
+A move is claimed before it is made (`moves.py`): of people who promote at once, also from several
+machines, one wins and the others are told. The next one to look finishes what a kill interrupted:
+the aliases always name whole, signed versions, and no move is missing in the record or there twice.
+What was done, by whom and why is kept with the registered model.
 """
 
-import json
-import logging
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from vivero.config.environment import tracking_uri, user_name
 from vivero.config.schema import PromoteConfig
 from vivero.errors import PromotionError
 from vivero.registry.check_model import check_in_clean_process
+from vivero.registry.moves import Event, history, make_move, new_event, take_turn
 from vivero.registry.versions import CHAMPION, PREVIOUS, bring_here, find_alias, find_version
-from vivero.tracking.store import open_client, refusals, store_lock
+from vivero.tracking.store import store_lock
 
-EVENT_TAG = "vivero.event."
-MOVE_TAG = "vivero.move"
 ANY_CHAMPION = "any"
-MAX_WHY_LETTERS = 4000  # MLflow's database keeps 5000 letters of a tag
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,19 +38,6 @@ class Request:
     verdict_sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class Event:
-    """One move of the champion, as it is recorded."""
-
-    action: Literal["promote", "rollback"]
-    champion: str
-    former: str | None
-    by: str
-    why: str
-    at: str
-    verdict_sha256: str | None
-
-
 def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None:
     """Make a version the champion, if it works and the champion is who it is thought to be.
 
@@ -70,10 +46,11 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
 
     Raises:
         PromotionError: When the champion is another, or the version does not make images.
+        BundleError: When the version is not signed or was altered.
         TrackingError: When there is no such version, or MLflow does not answer.
     """
     with store_lock(root):
-        _finish_interrupted_move(root, request.name)
+        take_turn(root, request.name)
         version = find_version(root, f"models:/{request.name}/{request.version}")
         if CHAMPION in version.aliases:
             return None
@@ -81,9 +58,12 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
     folder = bring_here(root, version)
     check_in_clean_process(folder / "bundle", config.num_check_images, config.check_timeout_s)
     with store_lock(root):
+        number = take_turn(root, request.name)
         former = _require_champion(root, request)
-        event = _event("promote", version.version, former, request.why, request.verdict_sha256)
-        _move(root, request.name, event)
+        if former == version.version:
+            return None
+        event = new_event("promote", version.version, former, request.why, request.verdict_sha256)
+        make_move(root, request.name, number, event)
     return event
 
 
@@ -111,10 +91,11 @@ def rollback(root: Path, name: str, why: str) -> Event:
     """Give the alias back to the previous champion; the present one becomes `previous`.
 
     Raises:
-        PromotionError: When there is no champion or no previous one.
+        PromotionError: When there is no champion or no previous one, or somebody was quicker.
+        BundleError: When the previous one's files are not whole and signed.
     """
     with store_lock(root):
-        _finish_interrupted_move(root, name)
+        number = take_turn(root, name)
         champion, previous = find_alias(root, name, CHAMPION), find_alias(root, name, PREVIOUS)
         if champion is None or previous is None:
             missing = "champion" if champion is None else "previous champion"
@@ -122,16 +103,10 @@ def rollback(root: Path, name: str, why: str) -> Event:
                 f"model '{name}' has no {missing}, so there is nothing to go back to; "
                 f"`vivero models` lists versions, `vivero promote VERSION` chooses one"
             )
-        event = _event("rollback", previous.version, champion.version, why, None)
-        _move(root, name, event)
+        bring_here(root, previous)  # its files must be whole and signed
+        event = new_event("rollback", previous.version, champion.version, why, None)
+        make_move(root, name, number, event)
     return event
-
-
-def history(root: Path, name: str) -> list[Event]:
-    """All moves of the champion, oldest first."""
-    tags = _tags(root, name)
-    keys = sorted(key for key in tags if key.startswith(EVENT_TAG))
-    return [Event(**json.loads(tags[key])) for key in keys]
 
 
 def withdrawal(root: Path, name: str, version: str) -> Event | None:
@@ -140,15 +115,6 @@ def withdrawal(root: Path, name: str, version: str) -> Event | None:
     last = events[-1] if events else None
     is_withdrawn = last is not None and last.action == "rollback" and last.former == version
     return last if is_withdrawn else None
-
-
-def _tags(root: Path, name: str) -> dict[str, str]:
-    """Tags of the registered model; none when there is no such model."""
-    client = open_client(root)
-    with refusals(tracking_uri(root)):
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
-            return {}
-        return dict(client.get_registered_model(name).tags)
 
 
 def _require_champion(root: Path, request: Request) -> str | None:
@@ -165,52 +131,3 @@ def _require_champion(root: Path, request: Request) -> str | None:
 
 def _named(number: str | None) -> str:
     return "nobody" if number is None else f"version {number}"
-
-
-def _event(
-    action: Literal["promote", "rollback"],
-    champion: str,
-    former: str | None,
-    why: str,
-    verdict_sha256: str | None,
-) -> Event:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Event(action, champion, former, user_name(), why[:MAX_WHY_LETTERS], now, verdict_sha256)
-
-
-def _move(root: Path, name: str, event: Event) -> None:
-    """Write the move down, then make it."""
-    number = len(history(root, name)) + 1
-    client = open_client(root)
-    with refusals(tracking_uri(root)):
-        move = json.dumps({"number": number, "event": asdict(event)})
-        client.set_registered_model_tag(name, MOVE_TAG, move)
-    _make_move(root, name, number, event)
-
-
-def _make_move(root: Path, name: str, number: int, event: Event) -> None:
-    """Make a move that was written down; made again, it changes nothing."""
-    client = open_client(root)
-    with refusals(tracking_uri(root)):
-        if event.former is not None:
-            client.set_registered_model_alias(name, PREVIOUS, event.former)
-        client.set_registered_model_alias(name, CHAMPION, event.champion)
-        client.set_registered_model_tag(name, f"{EVENT_TAG}{number:06}", json.dumps(asdict(event)))
-        client.delete_registered_model_tag(name, MOVE_TAG)
-
-
-def _finish_interrupted_move(root: Path, name: str) -> None:
-    """Finish a move that a kill interrupted, unless the champion was moved by hand since."""
-    written = _tags(root, name).get(MOVE_TAG)
-    if written is None:
-        return
-    move = json.loads(written)
-    event = Event(**move["event"])
-    champion = find_alias(root, name, CHAMPION)
-    if (champion.version if champion else None) in (event.former, event.champion):
-        log.info("finishing an interrupted move: version %s becomes champion", event.champion)
-        _make_move(root, name, move["number"], event)
-    else:
-        client = open_client(root)
-        with refusals(tracking_uri(root)):
-            client.delete_registered_model_tag(name, MOVE_TAG)

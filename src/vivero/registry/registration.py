@@ -1,12 +1,12 @@
 """Putting a model into the MLflow registry, once for the same weights.
 
 A version is a pyfunc model from code (no pickle) whose artifacts are the bundle, the report it was
-judged by, and the sample of real images that drift is measured against.
+judged by, and the sample of real images that drift is measured against. It is signed once its
+number is known; until then it is refused everywhere, and the next `register` signs it.
 """
 
 import importlib.metadata
-import shutil
-import tempfile
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +15,22 @@ from typing import Any
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # at import MLflow warns of its own type hints
     import mlflow.pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from vivero.config.environment import tracking_uri
+from vivero.errors import BundleError
 from vivero.files import read_json, sha256_of_file
 from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.signed_uploads import add_signed_report, sign_version
 from vivero.registry.versions import (
     CHAMPION,
-    REPORTS_DIR,
     WEIGHTS_TAG,
     ModelVersion,
+    download,
     find_number,
     list_versions,
-    report_name,
     report_tag,
 )
 from vivero.tracking.runs import RUN_KEY_TAG, find_run
@@ -38,6 +40,9 @@ SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
 MODEL_NAME = "vivero"  # of the files in MLflow; the registered model has its own
 MAX_TAG_LETTERS = 4000
 MAX_DESCRIPTION_LETTERS = 5000  # what MLflow's database keeps; sqlite alone keeps more
+SAID_BY_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Candidate:
         card_path: The model card with its figures, MODEL_CARD.md.
         run_id: The training's MLflow run.
         model_id: The LoggedModel that the training announced; None to make one.
+        per_image_path: The figures of each image, for paired comparisons; may be absent.
     """
 
     bundle_dir: Path
@@ -61,6 +67,19 @@ class Candidate:
     card_path: Path
     run_id: str
     model_id: str | None
+    per_image_path: Path | None = None
+
+    @property
+    def report_files(self) -> list[Path]:
+        """The report and what belongs to it."""
+        optional = [path for path in [self.per_image_path] if path is not None and path.exists()]
+        return [self.metrics_path, *optional]
+
+    @property
+    def files(self) -> list[Path]:
+        """Files and folders of the version; each keeps its name."""
+        optional = [path for path in [self.drift_reference_path] if path.exists()]
+        return [self.bundle_dir, self.card_path, *self.report_files, *optional]
 
 
 def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
@@ -76,28 +95,88 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
     bundle = load_bundle(candidate.bundle_dir)
     client = open_client(root)
     with refusals(tracking_uri(root)), store_lock(root):
-        for version in list_versions(root, name):
-            if version.weights_sha256 == bundle.weights_sha256:
-                _add_report(client, version, candidate.metrics_path)
-                _update_verdict(client, version, candidate.verdict)
-                return find_number(root, name, version.version), False
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
-            client.create_registered_model(name, description="Made by Vivero.")
-        model_id = _log_model(client, candidate, bundle)
-        protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
-        tags = {
-            **_tags(candidate, bundle.weights_sha256, bundle.lineage),
-            report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
-        }
-        made = client.create_model_version(
-            name,
-            source=f"models:/{model_id}",
-            run_id=candidate.run_id,
-            tags=tags,
-            description=_shortened(candidate.card_path.read_text(encoding="utf-8")),
-            model_id=model_id,
-        )
-    return find_number(root, name, str(made.version)), True
+        version = _one_version(client, root, name, bundle.weights_sha256)
+        is_new = version is None
+        if version is None:
+            version = _make_version(client, root, name, candidate, bundle)
+        _complete(client, root, version, candidate)
+        if not is_new:
+            add_signed_report(root, client, version, candidate.report_files)
+            _update_verdict(client, version, candidate.verdict)
+    return find_number(root, name, version.version), is_new
+
+
+def _one_version(client: Any, root: Path, name: str, weights_sha256: str) -> ModelVersion | None:
+    """The version with these weights; of two that were made at once the later is removed."""
+    same = [v for v in list_versions(root, name) if v.weights_sha256 == weights_sha256]
+    for late in same[1:]:
+        if not late.aliases:
+            try:
+                client.delete_model_version(name, late.version)
+            except MlflowException as error:
+                if error.error_code != SAID_BY_ABSENT:  # else its maker was quicker
+                    raise
+    return same[0] if same else None
+
+
+def _make_version(
+    client: Any, root: Path, name: str, candidate: Candidate, bundle: Bundle
+) -> ModelVersion:
+    """A version that is not signed yet."""
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        _make_model(client, name)
+    model_id = _log_model(client, candidate, bundle)
+    protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
+    tags = {
+        **_tags(candidate, bundle.weights_sha256, bundle.lineage),
+        report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
+    }
+    client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=candidate.run_id,
+        tags=tags,
+        description=_shortened(candidate.card_path.read_text(encoding="utf-8")),
+        model_id=model_id,
+    )
+    made = _one_version(client, root, name, bundle.weights_sha256)
+    assert made is not None, "it was just made"  # noqa: S101
+    return made
+
+
+def _make_model(client: Any, name: str) -> None:
+    try:
+        client.create_registered_model(name, description="Made by Vivero.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else another machine was quicker
+            raise
+
+
+def _complete(client: Any, root: Path, version: ModelVersion, candidate: Candidate) -> None:
+    """See to it that the store holds the version signed and whole, by fetching it from there.
+
+    Raises:
+        BundleError: When it holds something else even after all files were sent again.
+    """
+    number = version.version
+    if _is_whole(root, version):
+        return
+    for with_files in (False, True):
+        sign_version(root, client, version, candidate.files, with_files=with_files)
+        if _is_whole(root, find_number(root, version.name, number)):
+            return
+    download(root, find_number(root, version.name, number))  # raises, with the reason
+
+
+def _is_whole(root: Path, version: ModelVersion) -> bool:
+    if not version.signature_sha256:
+        return False
+    try:
+        download(root, version)
+    except BundleError as error:
+        log.warning("what MLflow holds is stored anew: %s", error)
+        return False
+    return True
 
 
 def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
@@ -106,13 +185,7 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
     model_id, has_files = _model_to_fill(client, candidate, bundle.weights_sha256, run)
     if has_files:  # a kill came before the version was made
         return model_id
-    artifacts = {
-        "bundle": str(candidate.bundle_dir),
-        "metrics": str(candidate.metrics_path),
-        "card": str(candidate.card_path),
-    }
-    if candidate.drift_reference_path.exists():
-        artifacts["drift_reference"] = str(candidate.drift_reference_path)
+    artifacts = {path.stem: str(path) for path in candidate.files}
     metrics = read_json(candidate.metrics_path)["metrics"]
     run_key = f"register-{bundle.weights_sha256}"
     child_id = find_run(client, run.experiment_id, run_key)
@@ -179,20 +252,6 @@ def _shortened(card: str) -> str:
         return card
     note = "\n... (the whole card is MODEL_CARD.md among the model's files)"
     return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
-
-
-def _add_report(client: Any, version: ModelVersion, metrics_path: Path) -> None:
-    """Keep a report under another protocol too, so that later candidates can be compared."""
-    protocol_hash = read_json(metrics_path)["protocol"]["hash"]
-    if report_tag(protocol_hash) in version.tags:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(metrics_path, Path(folder) / report_name(protocol_hash))
-        model_id = version.source.removeprefix("models:/")
-        client.log_model_artifacts(model_id, folder, f"artifacts/{REPORTS_DIR}")
-    client.set_model_version_tag(
-        version.name, version.version, report_tag(protocol_hash), sha256_of_file(metrics_path)
-    )
 
 
 def _update_verdict(client: Any, version: ModelVersion, verdict: dict[str, Any]) -> None:

@@ -12,8 +12,11 @@ import pandas as pd
 import torch
 from mlflow.pyfunc import PythonModel
 
+from vivero.config.paths import root_or_none
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.keys import trusted_keys
+from vivero.registry.signatures import verify_folder
 
 
 class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without types  # type: ignore[misc]  # MLflow has no types
@@ -22,8 +25,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without ty
     bundle: Bundle
 
     def load_context(self, context: Any) -> None:
-        """Load the bundle that was logged with the model, checked against its manifest."""
-        self.bundle = load_bundle(Path(context.artifacts["bundle"]))
+        """Load the bundle that was logged with the model, once its signature was verified."""
+        bundle_dir = Path(context.artifacts["bundle"])
+        verify_folder(bundle_dir.parent, trusted_keys(root_or_none()))
+        self.bundle = load_bundle(bundle_dir)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -13,13 +13,21 @@ from vivero.config.environment import tracking_uri
 from vivero.config.paths import work_dir
 from vivero.errors import BundleError, TrackingError
 from vivero.files import read_json, sha256_of_file
-from vivero.registry.bundle import load_bundle
+from vivero.registry.bundle import check_manifest, weights_sha256_of
+from vivero.registry.keys import trusted_keys
+from vivero.registry.signatures import (
+    REPORTS_DIR,
+    SIGNATURE_NAME,
+    check_record,
+    new_record,
+    verify_folder,
+)
 from vivero.tracking.store import open_client, refusals
 
 CHAMPION, PREVIOUS = "champion", "previous"
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
-REPORTS_DIR = "reports"
 WEIGHTS_TAG = "vivero.weights_sha256"
+SIGNATURE_TAG = "vivero.signature_sha256"
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +56,16 @@ class ModelVersion:
     def weights_sha256(self) -> str:
         """Hash of the weights file; empty for versions that others made."""
         return self.tags.get(WEIGHTS_TAG, "")
+
+    @property
+    def signature_sha256(self) -> str:
+        """Hash of the signature's file; empty for a version that is not signed."""
+        return self.tags.get(SIGNATURE_TAG, "")
+
+    @property
+    def model_id(self) -> str:
+        """The LoggedModel that holds the files."""
+        return self.source.removeprefix("models:/")
 
 
 def list_versions(root: Path, name: str) -> list[ModelVersion]:
@@ -121,55 +139,89 @@ def find_version(root: Path, uri: str) -> ModelVersion:
 
 
 def bring_here(root: Path, version: ModelVersion) -> Path:
-    """The files of a version as a folder in work/models, downloaded once, checked each time.
+    """The files of a version as a folder in work/models, downloaded once, verified each time.
 
     Returns:
         Folder with bundle/, metrics.json and, where they were recorded, drift.safetensors and
-        reports/.
+        reports/. Nobody else may write there, so what was verified is what is loaded.
 
     Raises:
-        BundleError: When what arrived is not what was registered.
+        BundleError: When what arrived is not signed, or not what was signed; it names the file.
     """
-    key = version.weights_sha256[:16] or version.version
-    folder = work_dir(root) / "models" / f"{version.name}-{key}"
+    if not version.signature_sha256:
+        raise BundleError(
+            f"{version.name} version {version.version} is not signed, so it is not loaded; run "
+            f"`vivero register` where its artifacts/ are, or use another version (`vivero models`)"
+        )
+    folder = _local_folder(root, version)
     if folder.exists():
         try:
-            _check(folder, version)
+            _check(root, folder, version)
         except BundleError as error:
             log.warning("a local copy is damaged and is downloaded again: %s", error)
         else:
             return folder
-    return download(root, version, folder)
+    return download(root, version)
 
 
-def download(root: Path, version: ModelVersion, folder: Path) -> Path:
-    """The files of a version, fetched anew into folder; what lay there is replaced.
+def download(root: Path, version: ModelVersion) -> Path:
+    """`bring_here`, fetched anew; what lay in work/models is replaced.
 
     Raises:
-        BundleError: When what arrived is not what was registered.
+        BundleError: When what arrived is not signed, or not what was signed; it names the file.
     """
+    folder = _local_folder(root, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.chmod(0o700)
     open_client(root)  # says clearly when nobody answers
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
         with refusals(tracking_uri(root)):
             uri = f"models:/{version.name}/{version.version}"
             got = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part))
-        _check(got / "artifacts", version)
+        _check(root, got / "artifacts", version)
         if folder.exists():
             folder.rename(Path(part) / "former")
         (got / "artifacts").rename(folder)
     return folder
 
 
-def _check(folder: Path, version: ModelVersion) -> None:
-    """Compare a version's files with the bundle's manifest and with what was registered."""
-    found = load_bundle(folder / "bundle").weights_sha256
-    if version.weights_sha256 and found != version.weights_sha256:
+def _local_folder(root: Path, version: ModelVersion) -> Path:
+    key = f"{version.name}-{version.version}-{version.signature_sha256[:16]}"
+    return work_dir(root) / "models" / key
+
+
+def _check(root: Path, folder: Path, version: ModelVersion) -> None:
+    """Hold a version's files against their signature, its record and what was registered."""
+    try:
+        require_signature(folder, version.signature_sha256)
+        record = verify_folder(folder, trusted_keys(root))
+        check_record(record, new_record(version.name, version.version, version.weights_sha256))
+        check_manifest(folder / "bundle")
+        _require_weights(folder / "bundle", version.weights_sha256)
+    except BundleError as error:
         raise BundleError(
-            f"the weights of {version.name} version {version.version} have sha256 {found[:12]}, "
-            f"registered were {version.weights_sha256[:12]}: the stored files were altered. "
-            f"Use another version (`vivero models`), and register this model anew"
-        )
+            f"{version.name} version {version.version} is refused: {error}. "
+            f"Use another version (`vivero models`), or register this model anew"
+        ) from error
+
+
+def _require_weights(bundle_dir: Path, sha256: str) -> None:
+    found = weights_sha256_of(bundle_dir)
+    if found != sha256:
+        raise BundleError(f"the weights have sha256 {found[:12]}, registered were {sha256[:12]}")
+
+
+def require_signature(folder: Path, sha256: str) -> None:
+    """Refuse a folder whose signature is another than the registry recorded.
+
+    Raises:
+        BundleError: Naming the signature's file.
+    """
+    path = folder / SIGNATURE_NAME
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path} is missing, so the files are not signed")
+    if sha256_of_file(path) != sha256:
+        raise BundleError(f"{path} is not the signature that was registered ({sha256[:12]})")
 
 
 def resolve_model(model: str, root: Path | None) -> Path:
@@ -219,29 +271,54 @@ def champion_report(
     champion = find_alias(root, name, CHAMPION)
     if champion is None:
         return None
-    folder = bring_here(root, champion)
-    path = folder / "metrics.json"
-    recorded = champion.tags.get(report_tag(protocol_hash)) if protocol_hash else None
-    if protocol_hash and recorded and read_json(path)["protocol"]["hash"] != protocol_hash:
-        path = folder / REPORTS_DIR / report_name(protocol_hash)
-        if not path.exists():  # it was added after the folder was downloaded
-            path = download(root, champion, folder) / REPORTS_DIR / report_name(protocol_hash)
-    if recorded and (not path.exists() or sha256_of_file(path) != recorded):
+    return dict(read_json(report_folder(root, champion, protocol_hash) / "metrics.json"))
+
+
+def report_folder(root: Path, version: ModelVersion, protocol_hash: str | None = None) -> Path:
+    """The verified folder with a version's metrics.json, and per-image values where there are any.
+
+    Args:
+        root: Top of the repository.
+        version: Of a registered model.
+        protocol_hash: As in `champion_report`.
+
+    Raises:
+        BundleError: When a report is not the one that was registered.
+    """
+    folder = bring_here(root, version)
+    own_hash = read_json(folder / "metrics.json")["protocol"]["hash"]
+    is_added = protocol_hash is not None and report_tag(protocol_hash) in version.tags
+    if protocol_hash is None or protocol_hash == own_hash or not is_added:
+        return folder
+    return _added_report(root, version, folder, protocol_hash)
+
+
+def _added_report(root: Path, version: ModelVersion, folder: Path, protocol_hash: str) -> Path:
+    """The verified folder of a report that was added to a version after its registration."""
+    place = Path(REPORTS_DIR) / report_name(protocol_hash)
+    if not (folder / place).exists():  # it was added after the folder was downloaded
+        folder = download(root, version)
+    try:
+        require_signature(folder / place, version.tags[report_tag(protocol_hash)])
+        record = verify_folder(folder / place, trusted_keys(root))
+        expected = new_record(version.name, version.version, version.weights_sha256, protocol_hash)
+        check_record(record, expected)
+    except BundleError as error:
         raise BundleError(
-            f"the report {path.name} on {name} version {champion.version} is not the one that was "
-            f"registered; delete {folder}, and run the same command again"
-        )
-    return dict(read_json(path))
+            f"a report on {version.name} version {version.version} is not the one that was "
+            f"registered: {error}; delete {folder}, and run the same command again"
+        ) from error
+    return folder / place
 
 
 def report_tag(protocol_hash: str) -> str:
-    """Tag of a version that holds the sha256 of its report under a protocol."""
+    """Tag of a version that holds the sha256 of the signature of a report added to it."""
     return f"vivero.report.{protocol_hash[:12]}"
 
 
 def report_name(protocol_hash: str) -> str:
-    """File, in a version's reports/, of its report under a protocol."""
-    return f"{protocol_hash[:12]}.json"
+    """Folder, in a version's reports/, of a report that was added under a protocol."""
+    return protocol_hash[:12]
 
 
 def champion_drift_reference(root: Path, name: str) -> Path | None:

@@ -11,10 +11,10 @@ from vivero.config.schema import Config
 from vivero.errors import PromotionError, TrackingError
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.check_model import check_bundle, check_in_clean_process
+from vivero.registry.moves import history
 from vivero.registry.promotion import (
     ANY_CHAMPION,
     Request,
-    history,
     promote,
     promote_by_hand,
     rollback,
@@ -137,7 +137,7 @@ def test_a_kill_at_any_call_leaves_a_whole_champion_and_a_whole_record(
     for fails_at in range(1, 60):
         broken = BrokenClient(client, fails_at, has_effect)
         with monkeypatch.context() as patch:
-            for module in ("promotion", "versions"):
+            for module in ("moves", "versions"):
                 patch.setattr(f"vivero.registry.{module}.open_client", lambda _, b=broken: b)
             try:
                 promote(root, wish(other), config)
@@ -155,7 +155,8 @@ def test_a_kill_at_any_call_leaves_a_whole_champion_and_a_whole_record(
         events = history(root, NAME)
         assert len(events) == 2 + fails_at
         assert (events[-1].champion, events[-1].former) == (other, champion)
-        assert "vivero.move" not in client.get_registered_model(NAME).tags
+        claims = client.search_experiments(filter_string=f"name LIKE '{NAME}.move.%'")
+        assert claims == [], "hidden, once made"
         champion, other = other, champion
     assert 12 < fails_at < 59, "the fault never fired, or always"
 
@@ -170,7 +171,7 @@ def test_an_interrupted_move_that_a_person_overtook_is_forgotten(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vivero.registry.promotion._make_move", killed)
+        patch.setattr("vivero.registry.moves._carry_out", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(root, wish("2"), config)
     open_client(root).set_registered_model_alias(NAME, "champion", "3")

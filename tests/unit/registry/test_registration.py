@@ -1,5 +1,6 @@
 """Model versions: one per weights, whole, found again, and checked when they are brought here."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from vivero.files import read_json, write_json
 from vivero.registry.bundle import load_bundle
 from vivero.registry.registration import Candidate, _shortened, register_version
 from vivero.registry.versions import (
+    SIGNATURE_TAG,
     bring_here,
     champion_drift_reference,
     champion_report,
+    download,
     find_version,
     list_versions,
     resolve_model,
@@ -142,15 +145,26 @@ def test_altered_files_in_the_store_are_refused(root: Path, tiny_config: Config)
     content = bytearray(weights_path.read_bytes())
     content[-1] ^= 1
     weights_path.write_bytes(content)
-    with pytest.raises(BundleError, match="safetensors was altered"):
-        bring_here(root, version)
+    with pytest.raises(BundleError, match=r"version 1 is refused.*unet/diffusion_.*safetensors"):
+        download(root, version)
+
+
+def test_registering_again_mends_what_was_altered_in_the_store(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    version, _ = register_version(root, NAME, candidate)
+    (path,) = (root / "mlartifacts").rglob("diffusion_pytorch_model.safetensors")
+    path.write_bytes(b"")
+    mended, is_new = register_version(root, NAME, candidate)
+    assert not is_new
+    assert mended.version == version.version
+    download(root, mended)
 
 
 def test_another_model_under_the_name_of_a_version_is_refused(root: Path, tiny_config: Config):
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     client = open_client(root)
     client.set_model_version_tag(NAME, version.version, "vivero.weights_sha256", "0" * 64)
-    with pytest.raises(BundleError, match=r"registered were 000000000000.*altered"):
+    with pytest.raises(BundleError, match=r"asked for was 0000.*another version"):
         resolve_model(f"models:/{NAME}/1", root)
 
 
@@ -161,7 +175,7 @@ def test_a_damaged_local_copy_is_fetched_again(
     folder = bring_here(root, version)
     (folder / "bundle" / "MODEL_CARD.md").write_text("other")
     assert bring_here(root, version) == folder
-    assert "MODEL_CARD.md was altered" in caplog.text
+    assert "altered: bundle/MODEL_CARD.md" in caplog.text
     assert (folder / "bundle" / "MODEL_CARD.md").read_text() == "# A model\n"
 
 
@@ -186,8 +200,33 @@ def test_an_altered_report_is_refused(root: Path, tiny_config: Config):
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
     (path,) = (root / "mlartifacts").rglob("metrics.json")
     write_json(path, report(9.0))
-    with pytest.raises(BundleError, match=r"metrics.json on vivero version 1 is not the one"):
+    shutil.rmtree(root / "work" / "models")
+    with pytest.raises(BundleError, match=r"version 1 is refused.*altered: metrics.json"):
         champion_report(root, NAME, "a" * 64)
+
+
+def test_an_altered_report_that_was_added_is_refused(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    version, _ = register_version(root, NAME, candidate)
+    open_client(root).set_registered_model_alias(NAME, "champion", version.version)
+    write_json(candidate.metrics_path, report(2.0, protocol="b"))
+    register_version(root, NAME, candidate)
+    (path,) = (root / "mlartifacts").rglob("reports/*/metrics.json")
+    write_json(path, report(1.0, protocol="b"))
+    with pytest.raises(BundleError, match=r"a report on vivero version 1 .*altered: metrics.json"):
+        champion_report(root, NAME, "b" * 64)
+
+
+def test_an_unsigned_version_is_refused_until_it_is_registered_again(
+    root: Path, tiny_config: Config
+):
+    candidate = candidate_of(root, tiny_config)
+    version, _ = register_version(root, NAME, candidate)
+    open_client(root).delete_model_version_tag(NAME, version.version, SIGNATURE_TAG)
+    with pytest.raises(BundleError, match=r"version 1 is not signed.*vivero register"):
+        resolve_model(f"models:/{NAME}/1", root)
+    register_version(root, NAME, candidate)
+    assert resolve_model(f"models:/{NAME}/1", root).is_dir()
 
 
 @pytest.mark.parametrize(

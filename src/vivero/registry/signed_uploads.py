@@ -1,0 +1,99 @@
+"""Files go to MLflow with a signature: a whole version, or a report added to it later.
+
+The registry records the signature's hash last. Until then, and whenever it differs, the files are
+refused, so that a kill between two uploads is never mistaken for a whole version.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vivero.files import read_json
+from vivero.registry.keys import signing_key
+from vivero.registry.signatures import (
+    RECORD_NAME,
+    REPORTS_DIR,
+    SIGNATURE_NAME,
+    Record,
+    new_record,
+    sign_folder,
+)
+from vivero.registry.versions import SIGNATURE_TAG, ModelVersion, report_name, report_tag
+
+
+def sign_version(
+    root: Path, client: Any, version: ModelVersion, files: Sequence[Path], with_files: bool
+) -> None:
+    """Sign the files of a version and store the signature.
+
+    Args:
+        root: Top of the repository.
+        client: Of MLflow.
+        version: Whose files they are.
+        files: Files and folders here; only they can be vouched for, not what the store holds.
+        with_files: Whether to send them too.
+
+    Raises:
+        ConfigError: When there is no usable key.
+    """
+    record = new_record(version.name, version.version, version.weights_sha256)
+    upload = _Upload(version.model_id, "artifacts", with_files)
+    sha256 = _sign_and_send(root, client, files, record, upload)
+    client.set_model_version_tag(version.name, version.version, SIGNATURE_TAG, sha256)
+
+
+def add_signed_report(
+    root: Path, client: Any, version: ModelVersion, files: Sequence[Path]
+) -> None:
+    """Keep a report under another protocol too, so that later candidates can be compared.
+
+    Args:
+        root: Top of the repository.
+        client: Of MLflow.
+        version: Whose report it is.
+        files: metrics.json and what belongs to it.
+    """
+    metrics_path = next(path for path in files if path.name == "metrics.json")
+    protocol_hash = read_json(metrics_path)["protocol"]["hash"]
+    tag = report_tag(protocol_hash)
+    if tag in version.tags:
+        return
+    record = new_record(version.name, version.version, version.weights_sha256, protocol_hash)
+    place = f"artifacts/{REPORTS_DIR}/{report_name(protocol_hash)}"
+    upload = _Upload(version.model_id, place, with_files=True)
+    sha256 = _sign_and_send(root, client, files, record, upload)
+    client.set_model_version_tag(version.name, version.version, tag, sha256)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    model_id: str
+    place: str
+    with_files: bool
+
+
+def _sign_and_send(
+    root: Path, client: Any, files: Sequence[Path], record: Record, upload: _Upload
+) -> str:
+    """Hash of the signature that was stored."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "signed"
+        folder.mkdir()
+        for path in files:  # copies: DVC may keep links, which are not signed
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            copy(path, folder / path.name)
+        sha256 = sign_folder(folder, record, signing_key(root))
+        if not upload.with_files:
+            folder = _signature_alone(folder, Path(temporary) / "signature")
+        client.log_model_artifacts(upload.model_id, str(folder), upload.place)
+    return sha256
+
+
+def _signature_alone(folder: Path, signature_dir: Path) -> Path:
+    signature_dir.mkdir()
+    for name in (RECORD_NAME, SIGNATURE_NAME):
+        (folder / name).rename(signature_dir / name)
+    return signature_dir
