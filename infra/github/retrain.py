@@ -6,9 +6,12 @@ What a pull request then proposes lies in work/proposal: dvc.lock, data.dvc, ver
 registered.json.
 """
 
+import contextlib
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from infra.github.outputs import add_summary, set_outputs
@@ -35,6 +38,7 @@ def retrain(root: Path, *, force: bool, has_new_data: bool) -> dict[str, object]
         ConfigError: When there is no place that new images come from.
         StageError: When a step fails; its own message stands above.
     """
+    pem = os.environ.pop("VIVERO_SIGNING_KEY_PEM", "")  # of `register` alone, not of every stage
     shares = use_remote(root)
     _python(root, "data", *VIVERO, "data", "fetch")
     if has_new_data:
@@ -49,10 +53,31 @@ def retrain(root: Path, *, force: bool, has_new_data: bool) -> dict[str, object]
             _python(root, f"push of {stage}", *DVC, "push", "--quiet", stage)
     if shares:
         _python(root, "pull", *DVC, "pull", "--quiet")
-    for act in ACTS:
-        _python(root, act, "-m", f"vivero.stages.{act}")
+    with signing_key(pem) as key:
+        for act in ACTS:
+            _python(root, act, "-m", f"vivero.stages.{act}", **key)
     verdict: dict[str, object] = read_json(artifacts_dir(root, "judge") / "verdict.json")
     return verdict
+
+
+@contextlib.contextmanager
+def signing_key(pem: str) -> Iterator[dict[str, str]]:
+    """A private key as a file of ours alone, for as long as it is needed.
+
+    Args:
+        pem: The key; empty = what `vivero register` finds by itself.
+
+    Yields:
+        Variables for the process that signs.
+    """
+    if not pem:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:  # mode 0700
+        path = Path(folder) / "signing_key.pem"
+        path.touch(mode=0o600)
+        path.write_text(pem.rstrip() + "\n", encoding="utf-8")
+        yield {"VIVERO_SIGNING_KEY": str(path)}
 
 
 def take_in(root: Path) -> None:
@@ -92,9 +117,10 @@ def collect(root: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _python(root: Path, step: str, *arguments: str) -> None:
+def _python(root: Path, step: str, *arguments: str, **variables: str) -> None:
     bin_dir = str(Path(sys.executable).parent)
-    env = {**os.environ, "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")])}
+    path = os.pathsep.join([bin_dir, os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": path, **variables}
     exit_code = run_in_group([sys.executable, *arguments], cwd=root, env=env)
     if exit_code:
         raise StageError(step, exit_code)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 from infra.github.alias import command
 from infra.github.gate import unfit
 from infra.github.propose import ProposalError, describe, propose
-from infra.github.retrain import ACTS, collect
+from infra.github.retrain import ACTS, collect, signing_key
 from infra.github.small_pipeline import apply_overrides
 from vivero.config.load import load_config
 from vivero.errors import ConfigError
@@ -207,6 +208,16 @@ def test_the_gate_of_a_retraining_sees_through_a_skip():
 
 def test_a_retraining_never_moves_the_alias():
     assert "promote" not in ACTS
+
+
+def test_the_signing_key_is_a_file_of_ours_for_a_moment():
+    with signing_key("-----BEGIN PRIVATE KEY-----\n") as variables:
+        path = Path(variables["VIVERO_SIGNING_KEY"])
+        assert path.read_text() == "-----BEGIN PRIVATE KEY-----\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+    with signing_key("") as variables:
+        assert variables == {}
 
 
 def test_what_is_handed_over_is_the_lock_and_the_verdict(tmp_path: Path):
