@@ -92,7 +92,7 @@ def model_card(facts: CardFacts) -> str:
     """The card as Markdown."""
     # Not HTML: what could end the code quotes of Markdown is replaced instead (`_code`).
     environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
-    environment.filters.update(code=_code, short=_short)
+    environment.filters.update(code=code, short=_short)
     return environment.from_string(TEMPLATE).render(
         name=facts.name,
         kind="A class-conditional" if facts.class_names else "An unconditional",
@@ -108,7 +108,7 @@ def model_card(facts: CardFacts) -> str:
     )
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Text that can stand between back quotes in a table."""
     return " ".join(str(text).replace("`", "'").replace("|", "/").split())
 

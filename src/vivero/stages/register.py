@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir
+from vivero.config.paths import PARAMS, artifacts_dir, data_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
 from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
-from vivero.registry.bundle import load_bundle
-from vivero.registry.card import CardFacts, model_card
 from vivero.registry.registration import Candidate, register_version
+from vivero.registry.version_card import version_card
 from vivero.registry.versions import ModelVersion
+from vivero.tracking.journal import read_journal
 from vivero.tracking.mirror import reconcile
+
+RECORDS = (  # below artifacts/: what the card is made of
+    "validate_data/summary.json",
+    "prepare_data/images/card.json",
+    "train/summary.json",
+    "train/bundle/config.json",
+    "train/bundle/lineage.json",
+    "evaluate/metrics.json",
+    "judge/verdict.json",
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ def run(config: Config, root: Path) -> ModelVersion:
     name = config.registration.model_name
     bundle_dir = train_dir / "bundle"
     card_path = artifacts_dir(root, "register") / "MODEL_CARD.md"
-    write_text(card_path, _card(root, name, bundle_dir, read_json(metrics_path)["metrics"]))
+    write_text(card_path, version_card(_records(root, config)))
     if ids.run_id is None:
         raise TrackingError("MLflow took no run of this training; run `vivero register` again")
     reference_dir = artifacts_dir(root, "compute_reference") / "reference"
@@ -70,23 +80,19 @@ def run(config: Config, root: Path) -> ModelVersion:
     return version
 
 
-def _card(root: Path, name: str, bundle_dir: Path, metrics: dict[str, Any]) -> str:
-    bundle = load_bundle(bundle_dir)
-    trained = read_json(artifacts_dir(root, "train") / "summary.json")
-    data = read_json(artifacts_dir(root, "prepare_data") / "images" / "card.json")
-    facts = CardFacts(
-        name=name,
-        num_parameters=trained["num_parameters"],
-        image_size_px=bundle.image_size_px,
-        num_channels=bundle.num_channels,
-        class_names=list(bundle.class_names),
-        data_name=data["name"],
-        licence=data.get("licence") or "licence unknown",
-        lineage=bundle.lineage,
-        settings={"images seen": trained["total_images"]},
-        metrics=metrics,
-    )
-    return model_card(facts)
+def _records(root: Path, config: Config) -> dict[str, Any]:
+    """What the card is made of, by path; a record that is not there is left out."""
+    places = {name: root / "artifacts" / name for name in RECORDS}
+    places["data/card.json"] = data_dir(root) / "card.json"
+    records = {name: read_json(path) for name, path in places.items() if path.is_file()}
+    journal = read_journal(artifacts_dir(root, "train") / "journal.jsonl")
+    runs = [entry.values for entry in journal if entry.kind == "run"]
+    register = config.registration.model_dump()
+    return {
+        **records,
+        "train/journal.jsonl": runs[-1] if runs else {},
+        "params.yaml": {"register": register},
+    }
 
 
 def _existing(root: Path, path: Path, command: str) -> Path:
