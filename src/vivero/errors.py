@@ -12,6 +12,7 @@ ViveroError
 ├── TrackingError        the tracking server or registry refused or cannot be reached
 ├── RemoteError          the DVC remote or the git repository cannot be reached
 ├── PromotionError       a promotion was refused; the champion is unchanged
+├── AbTestError          an A/B test does not run, or was told something that cannot be
 └── StageError           a stage could not run
 
 A message says what was expected, what came, and what to do next. The command line prints it
@@ -65,6 +66,10 @@ class RemoteError(ViveroError):
 
 class PromotionError(ViveroError):
     """A promotion was refused; the champion is unchanged."""
+
+
+class AbTestError(ViveroError):
+    """An A/B test does not run, runs already, or was told something that cannot be."""
 
 
 class StageError(ViveroError):
