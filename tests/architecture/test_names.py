@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 REPOSITORY = Path(__file__).parents[2]
 STAGES = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 PARAMS = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())
-OUTSIDE_DVC = ("check_drift", "judge", "register", "promote")
+OUTSIDE_DVC = ("check_drift", "monitor", "judge", "register", "promote")
 FORBIDDEN = {"utils", "util", "helpers", "common", "misc", "base", "core", "manager"}
 
 

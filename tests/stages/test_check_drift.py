@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.prepared_images import write_prepared
 from vivero.errors import DataError
-from vivero.evaluation.drift import load_drift_reference, save_drift_reference
+from vivero.evaluation.drift_reference import load_drift_reference, save_drift_reference
 from vivero.stages import check_drift, compute_reference
 
 CLASS_NAMES = ["top", "middle", "low"]

@@ -10,7 +10,7 @@ import torch
 from tests.prepared_images import COUNTS, write_prepared
 from vivero.data.prepared import open_split
 from vivero.errors import DataError
-from vivero.evaluation.drift import load_drift_reference
+from vivero.evaluation.drift_reference import load_drift_reference
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.frechet import moments
 from vivero.evaluation.kernel import mean_kernel_of_pairs

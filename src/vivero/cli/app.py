@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vivero.cli import data, experiments, lineage, models, training, verify
+from vivero.cli import data, drift, experiments, lineage, models, training, verify
 from vivero.config.paths import project_dir
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
@@ -43,6 +43,7 @@ models.add_to(app)
 lineage.add_to(app)
 experiments.add_to(app)
 training.add_to(app)
+drift.add_to(app)
 verify.add_to(app)
 
 

@@ -300,7 +300,41 @@ class CheckDriftConfig(Section):
     num_permutations: Annotated[int, Field(ge=99)]
     level: Annotated[float, Field(gt=0, lt=0.5)]
     min_auc: Annotated[float, Field(ge=0.5, lt=1)]
+    min_discrepancy: Annotated[float, Field(ge=0, lt=1)]
+    min_component_distance: Share
+    min_outlier_share: Share
+    min_label_distance: Share
+    num_generated: Annotated[int, Field(ge=0)]
     seed: Count
+
+
+class MonitorConfig(Section):
+    """Which new images are watched, and when they are reason enough to train again."""
+
+    source: Annotated[str, Field(min_length=1)]
+    min_images: Annotated[int, Field(ge=20)]
+    max_images: Annotated[int, Field(ge=20)]
+    retrain_after_images: Positive | None
+    retrain_after_days: PositiveFloat | None
+    cooldown_hours: PositiveFloat
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.max_images < self.min_images:
+            raise ValueError(
+                f"max_images ({self.max_images}) must be at least min_images ({self.min_images})"
+            )
+        return self
+
+
+class JudgeMargins(Section):
+    """How much worse than the champion a candidate may be, figure by figure."""
+
+    label_agreement: Share
+    copied_share: Share
+    unusable_share: Share
+    denoising_loss: Share
+    latency: NonNegative
 
 
 class JudgeConfig(Section):
@@ -337,6 +371,7 @@ class Config(Section):
     sample: SampleConfig
     evaluate: EvaluateConfig
     check_drift: CheckDriftConfig
+    monitor: MonitorConfig
     judge: JudgeConfig
     registration: Annotated[RegisterConfig, Field(alias="register")]  # pydantic owns `register`
     promote: PromoteConfig

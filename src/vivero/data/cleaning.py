@@ -27,7 +27,7 @@ class ImportedImage:
 
 def import_file(path: Path) -> ImportedImage | Refusal:
     """Read, decode and clean one file; runs in a worker, since the file may be hostile."""
-    content = _content(path)
+    content = file_content(path)
     if isinstance(content, Refusal):
         return content
     image = decode(content, path.name)
@@ -43,7 +43,7 @@ def import_file(path: Path) -> ImportedImage | Refusal:
     return ImportedImage(cleaned, grey)
 
 
-def _content(path: Path) -> bytes | Refusal:
+def file_content(path: Path) -> bytes | Refusal:
     """The bytes of a regular file; what has become something else meanwhile is not followed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,63 +1,92 @@
-"""Has the data changed? Two tests in feature space, an effect size, and a share of outliers.
+"""Has the data changed? Several tests in feature space and of labels, each with an effect size.
 
-No single test sees every change, so there are two, each at half of the level: the maximum mean
-discrepancy with permutations sees shape, the classifier two-sample test sees small shifts that many
-features share. With many images any test becomes significant, so an alarm needs an effect as well.
+No single test sees every change: the maximum mean discrepancy sees shape, the classifier small
+shifts that many features share, Kolmogorov-Smirnov a single component, the outliers a few strange
+images, the labels another mixture. Together they keep one level, by Holm's correction. With many
+images any test becomes significant, so an alarm needs an effect that matters as well.
 
-Letters: N reference images, M current ones, D features, K components. Pure but for the reference's
-own file; randomness comes as a generator.
+Letters: N reference images, M current ones, D features, K components, C classes. Pure; randomness
+comes as a generator.
 """
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from sklearn.linear_model import LogisticRegression
+from jaxtyping import Float
 from torch import Tensor
 
 from vivero.config.schema import CheckDriftConfig
-from vivero.errors import DataError
+from vivero.evaluation.comparison import holm_adjusted
+from vivero.evaluation.drift_statistics import (
+    TestResult,
+    classifier_test,
+    component_test,
+    discrepancy_test,
+    label_test,
+    outlier_test,
+    whitened,
+)
 from vivero.evaluation.frechet import frechet_distance, moments
 from vivero.evaluation.intervals import Estimate, share_estimate
-from vivero.files import write_whole
 
 MIN_IMAGES = 10
 OUTLIER_QUANTILE = 0.995
 NUM_DIVISIONS = 20  # random ones, for the Fréchet distance by chance
-MAX_REFERENCE_IMAGES = 2000
-LEAST_VARIANCE = 1e-8  # components below it, of the largest, are numerical dust
-
-
-@dataclass(frozen=True)
-class DriftReference:
-    """Real images' features that later data is compared with.
-
-    Attributes:
-        features: Shape (N, D), float32.
-        extractor_sha256: Hash of the weights that made them.
-        data_digest: Of the data they come from.
-    """
-
-    features: Tensor
-    extractor_sha256: str
-    data_digest: str
+DISCREPANCY, CLASSIFIER, COMPONENTS, OUTLIERS, LABELS = (
+    "maximum mean discrepancy",
+    "classifier two-sample",
+    "Kolmogorov-Smirnov by component",
+    "outliers",
+    "label shares",
+)
 
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One test: its p-value, and what it measured."""
+    """One test, judged beside the others.
+
+    Attributes:
+        name: Which.
+        p_value: Its own.
+        adjusted_p: Raised for the number of tests (Holm).
+        effect: How large the difference is, in the test's own measure.
+        limit: The least effect that matters.
+        is_alarm: adjusted_p below the level, and the effect above its limit.
+    """
 
     name: str
     p_value: float
-    statistic: float
+    adjusted_p: float
+    effect: float
+    limit: float
+    is_alarm: bool
+
+
+@dataclass(frozen=True)
+class DriftDetail:
+    """What the plots show.
+
+    Attributes:
+        null_statistics: Discrepancies of the permutations.
+        components: Kolmogorov-Smirnov of each component.
+        scores: The classifier's, of the held-out half.
+        is_current: Which of the scores are of current images.
+        reference_labels: Images of each class, as shares; empty without labels.
+        current_labels: The same for current images.
+        distances: Of each current image from the common centre, in whitened components.
+    """
+
+    null_statistics: list[float]
+    components: list[TestResult]
+    scores: list[float]
+    is_current: list[bool]
+    reference_labels: list[float]
+    current_labels: list[float]
+    distances: list[float]
 
 
 @dataclass(frozen=True)
@@ -65,32 +94,62 @@ class DriftReport:
     """What was found between a reference and current images.
 
     Attributes:
-        is_alarm: Significant at half the level in one of the tests, and an effect that matters.
-        tests: Maximum mean discrepancy, then the classifier.
+        is_alarm: One of the tests alarms.
+        tests: Each test.
         auc: How well a classifier tells the two apart on images it has not seen; 0.5 = not.
         frechet: Fréchet distance in the components.
         frechet_floor: The same by chance: the mean over random divisions of all images.
         outlier_share: Current images farther out than all but 0.5 % of the reference.
-        null_statistics: Discrepancies of the permutations, for the plot.
         num_reference: Images of the reference.
         num_current: Current images.
+        level: Of all tests together.
+        detail: For plots.
     """
 
     is_alarm: bool
-    tests: tuple[DriftTest, DriftTest]
+    tests: tuple[DriftTest, ...]
     auc: float
     frechet: float
     frechet_floor: float
     outlier_share: Estimate
-    null_statistics: list[float]
     num_reference: int
     num_current: int
+    level: float
+    detail: DriftDetail
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, without the permutations."""
+        """Plain values, without what only the plots need."""
         values = asdict(self)
-        del values["null_statistics"]
+        del values["detail"]
         return values
+
+    def sentence(self) -> str:
+        """The finding for a person."""
+        alarms = [
+            f"{test.name} {test.effect:.3g} (limit {test.limit:g}, p {test.adjusted_p:.2g})"
+            for test in self.tests
+            if test.is_alarm
+        ]
+        if alarms:
+            return f"drift by {'; '.join(alarms)}"
+        least = min(self.tests, key=lambda test: test.adjusted_p)
+        return (
+            f"no drift in {self.num_current} images: AUC {self.auc:.3f}, least corrected p "
+            f"{least.adjusted_p:.2g} ({least.name})"
+        )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Images of each class, by label, of both sides; shape (C,), int64."""
+
+    reference: np.ndarray
+    current: np.ndarray
+
+    @property
+    def are_there(self) -> bool:
+        """Whether both sides have labels and there is more than one class."""
+        return len(self.reference) > 1 and bool(self.reference.sum() and self.current.sum())
 
 
 def drift_report(
@@ -98,14 +157,18 @@ def drift_report(
     current: Float[Tensor, "M D"],
     config: CheckDriftConfig,
     generator: torch.Generator,
+    labels: Labels | None = None,
 ) -> DriftReport:
-    """Compare current images' features with the reference's.
+    """Compare current images' features, and their labels where there are any, with a reference.
+
+    Text is compared by the same function: the embeddings of prompts in place of image features.
 
     Args:
         reference: Features of images that are as they should be.
         current: Features of other images, disjoint from the reference.
-        config: Level, components, permutations, least AUC.
+        config: Level, components, permutations, least effects.
         generator: For permutations and the split of the classifier.
+        labels: Counts of classes; None leaves the test of labels out.
 
     Raises:
         ValueError: When either side has fewer than ten images.
@@ -115,110 +178,75 @@ def drift_report(
             f"drift needs at least {MIN_IMAGES} images on each side; "
             f"got {len(reference)} and {len(current)}"
         )
-    pooled = whitened(torch.cat([reference, current]).double(), config.num_components)
+    pooled = whitened(torch.cat([reference, current]).float(), config.num_components)
     is_current = torch.arange(len(pooled)) >= len(reference)
     discrepancy, nulls = discrepancy_test(pooled, is_current, config.num_permutations, generator)
-    classifier = classifier_test(pooled, is_current, generator)
-    is_significant = min(discrepancy.p_value, classifier.p_value) < config.level / 2
+    classifier, scores, score_sides = classifier_test(pooled, is_current, generator)
+    components, each = component_test(pooled, is_current)
+    found = {
+        DISCREPANCY: (discrepancy, config.min_discrepancy),
+        CLASSIFIER: (classifier, config.min_auc),
+        COMPONENTS: (components, config.min_component_distance),
+        OUTLIERS: (outlier_test(pooled, is_current), config.min_outlier_share),
+    }
+    if labels is not None and labels.are_there:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        found[LABELS] = (
+            label_test(
+                labels.reference,
+                labels.current,
+                config.num_permutations,
+                np.random.default_rng(seed),
+            ),
+            config.min_label_distance,
+        )
+    tests = judged(found, config.level)
     ours, theirs = pooled[~is_current], pooled[is_current]
     return DriftReport(
-        is_alarm=is_significant and classifier.statistic > config.min_auc,
-        tests=(discrepancy, classifier),
-        auc=classifier.statistic,
+        is_alarm=any(test.is_alarm for test in tests),
+        tests=tests,
+        auc=classifier.effect,
         frechet=frechet_distance(moments(ours), moments(theirs)),
         frechet_floor=frechet_by_chance(pooled, len(ours), generator),
         outlier_share=outlier_share(ours, theirs),
-        null_statistics=nulls,
         num_reference=len(ours),
         num_current=len(theirs),
+        level=config.level,
+        detail=DriftDetail(
+            null_statistics=nulls,
+            components=each,
+            scores=[float(score) for score in scores],
+            is_current=[bool(side) for side in score_sides],
+            reference_labels=_shares(labels.reference) if LABELS in found and labels else [],
+            current_labels=_shares(labels.current) if LABELS in found and labels else [],
+            distances=theirs.norm(dim=1).tolist(),
+        ),
     )
 
 
-def whitened(pooled: Float[Tensor, "N D"], num_components: int) -> Float[Tensor, "N K"]:
-    """The first principal components of the pooled sample, each at unit variance.
+def judged(found: dict[str, tuple[TestResult, float]], level: float) -> tuple[DriftTest, ...]:
+    """Each test with its p-value raised for their number, and whether it alarms.
 
-    Fitted on both sides together, so that under no drift both are treated alike and a permutation
-    is valid.
+    Args:
+        found: Result and least effect that matters, by name.
+        level: Chance of any false alarm.
     """
-    centred = pooled - pooled.mean(dim=0)
-    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
-    num_real = int((singular**2 > LEAST_VARIANCE * singular[0] ** 2).sum())
-    kept = max(1, min(num_components, num_real, len(pooled) - 1))
-    white: Tensor = left[:, :kept] * math.sqrt(len(pooled) - 1)
-    return white
+    adjusted: Sequence[float] = holm_adjusted([result.p_value for result, _ in found.values()])
+    return tuple(
+        DriftTest(
+            name=name,
+            p_value=result.p_value,
+            adjusted_p=p_value,
+            effect=result.effect,
+            limit=limit,
+            is_alarm=p_value < level and result.effect > limit,
+        )
+        for (name, (result, limit)), p_value in zip(found.items(), adjusted, strict=True)
+    )
 
 
-def discrepancy_test(
-    pooled: Float[Tensor, "N K"],
-    is_current: Bool[Tensor, " N"],
-    num_permutations: int,
-    generator: torch.Generator,
-) -> tuple[DriftTest, list[float]]:
-    """Maximum mean discrepancy with a Gaussian kernel, and its p-value by permutations.
-
-    mmd2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y); bandwidth = median distance.
-
-    Returns:
-        The test, and the statistics of the permutations.
-
-    Source:
-        Gretton et al. 2012, JMLR 13, equation 3 (without the diagonal); p-value with the observed
-        one counted in, Phipson and Smyth 2010.
-    """
-    squared = torch.cdist(pooled, pooled).square()
-    kernel = torch.exp(-squared / squared[squared > 0].median())
-    kernel.fill_diagonal_(0)
-    num_current = int(is_current.sum())
-    num_reference = len(pooled) - num_current
-    orders = [torch.randperm(len(pooled), generator=generator) for _ in range(num_permutations)]
-    sides = torch.stack([is_current, *(is_current[order] for order in orders)]).to(kernel.dtype)
-    within_current = torch.einsum("pi,pi->p", sides @ kernel, sides)
-    across = torch.einsum("pi,pi->p", sides @ kernel, 1 - sides)
-    within_reference = kernel.sum() - within_current - 2 * across
-    statistics = (
-        within_reference / (num_reference * (num_reference - 1))
-        + within_current / (num_current * (num_current - 1))
-        - 2 * across / (num_reference * num_current)
-    ).tolist()
-    observed, nulls = statistics[0], statistics[1:]
-    p_value = (1 + sum(null >= observed for null in nulls)) / (1 + num_permutations)
-    return DriftTest("maximum mean discrepancy", p_value, observed), nulls
-
-
-def classifier_test(
-    pooled: Float[Tensor, "N K"], is_current: Bool[Tensor, " N"], generator: torch.Generator
-) -> DriftTest:
-    """Can a classifier tell the two apart on images it has not seen? One held-out half.
-
-    Logistic regression on the components and their squares, so that a change of spread is seen as
-    well as a shift. The statistic is the area under the ROC curve; its p-value is that of the rank
-    sum (one-sided). Cross-validated p-values are too small under no drift, hence one split.
-
-    Source:
-        Lopez-Paz and Oquab 2017, arXiv:1610.06545; Mann and Whitney 1947 for the variance.
-    """
-    order = torch.randperm(len(pooled), generator=generator)
-    inputs = torch.cat([pooled, pooled.square()], dim=1)[order].numpy()
-    labels = is_current[order].numpy()
-    half = len(inputs) // 2
-    if len(set(labels[:half])) < 2 or len(set(labels[half:])) < 2:
-        return DriftTest("classifier two-sample", 1.0, 0.5)
-    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
-    scores = model.fit(inputs[:half], labels[:half]).decision_function(inputs[half:])
-    auc = area_under_curve(scores, labels[half:])
-    num_ones = int(labels[half:].sum())
-    num_zeros = len(labels) - half - num_ones
-    std_error = math.sqrt((num_ones + num_zeros + 1) / (12 * num_ones * num_zeros))
-    p_value = 1 - NormalDist().cdf((auc - 0.5) / std_error)
-    return DriftTest("classifier two-sample", p_value, auc)
-
-
-def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Chance that a random one scores above a random zero; ties count half."""
-    ones, zeros = scores[labels], scores[~labels]
-    above = (ones[:, None] > zeros[None, :]).mean()
-    equal = (ones[:, None] == zeros[None, :]).mean()
-    return float(above + equal / 2)
+def _shares(counts: np.ndarray) -> list[float]:
+    return [float(share) for share in counts / counts.sum()]
 
 
 def outlier_share(reference: Float[Tensor, "N K"], current: Float[Tensor, "M K"]) -> Estimate:
@@ -239,34 +267,3 @@ def frechet_by_chance(
         parts = (pooled[rows[:num_reference]], pooled[rows[num_reference:]])
         distances.append(frechet_distance(*(moments(part) for part in parts)))
     return math.fsum(distances) / NUM_DIVISIONS
-
-
-def save_drift_reference(path: Path, reference: DriftReference) -> None:
-    """Write the reference as safetensors, whole or not at all."""
-    kept = reference.features[:MAX_REFERENCE_IMAGES].contiguous().float()
-    facts = {
-        "extractor_sha256": reference.extractor_sha256,
-        "data_digest": reference.data_digest,
-    }
-    # safetensors writes its metadata in no fixed order, so one entry holds all: equal bytes
-    metadata = {"facts": json.dumps(facts)}
-    with write_whole(path) as part_path:
-        part_path.write_bytes(save({"features": kept}, metadata=metadata))
-
-
-def load_drift_reference(path: Path) -> DriftReference:
-    """Read a reference.
-
-    Raises:
-        DataError: When the file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            features = file.get_tensor("features")
-            return DriftReference(features, facts["extractor_sha256"], facts["data_digest"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} is no readable drift reference ({error}); make it again with "
-            f"`dvc repro -f compute_reference`"
-        ) from error

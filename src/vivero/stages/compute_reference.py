@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
@@ -19,7 +20,11 @@ from vivero.evaluation.classifier import (
     train_classifier,
 )
 from vivero.evaluation.cores import spread_over_cores
-from vivero.evaluation.drift import DriftReference, save_drift_reference
+from vivero.evaluation.drift_reference import (
+    NUM_TYPICAL,
+    DriftReference,
+    save_drift_reference,
+)
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features, sha256_of_array
 from vivero.evaluation.kernel import mean_kernel_of_pairs
@@ -71,7 +76,14 @@ def run(config: Config, root: Path) -> None:
     )
     mean_kernel = mean_kernel_of_pairs(real.features)
     save_reference(folder, facts, real.features, (held_out.features, held_out.logits), mean_kernel)
-    drift = DriftReference(real.features, extractor.weights_sha256, card.source_digest)
+    drift = DriftReference(
+        features=real.features,
+        extractor_sha256=extractor.weights_sha256,
+        data_digest=card.source_digest,
+        labels=torch.from_numpy(np.array(train.labels[: settings.num_images], np.int64)),
+        class_names=tuple(card.class_names),
+        typical=torch.from_numpy(np.array(chosen[0][:NUM_TYPICAL])),
+    )
     save_drift_reference(folder / DRIFT_NAME, drift)
 
     said = "" if accuracy is None else f"; a small classifier is right on {accuracy:.1%} of test"

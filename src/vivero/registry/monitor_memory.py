@@ -1,0 +1,58 @@
+"""The monitor's memory, where every machine reaches it: one tag of the registered model.
+
+A tag holds at most 5,000 letters, so the memory is a watermark and not a list. MLflow has no
+compare-and-set: within a clone a lock file makes the exchange exact; between machines the writer
+reads back what it wrote, and whoever overwrote a memory at the same instant has decided from the
+same one, under the same idempotency key.
+"""
+
+import json
+import secrets
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vivero.config.environment import tracking_uri
+from vivero.errors import TrackingError
+from vivero.registry.retraining import Memory
+from vivero.tracking.store import open_client, refusals, store_lock
+
+MEMORY_TAG = "vivero.monitor"
+
+
+def read_memory(root: Path, name: str) -> Memory:
+    """What is remembered with a registered model; an empty memory when nothing is.
+
+    Raises:
+        TrackingError: When MLflow does not answer, or the tag is not what was written.
+    """
+    client = open_client(root)
+    with refusals(tracking_uri(root)):
+        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+            return Memory()
+        written = client.get_registered_model(name).tags.get(MEMORY_TAG)
+    if written is None:
+        return Memory()
+    try:
+        values = json.loads(written)
+        return Memory(**{**values, "recent": tuple(values["recent"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise TrackingError(
+            f"the tag {MEMORY_TAG} of the registered model '{name}' is not a monitor's memory "
+            f"({error}); delete it in MLflow: all images at the source then count as new"
+        ) from error
+
+
+def exchange_memory(root: Path, name: str, expected: Memory, new: Memory) -> bool:
+    """Write a new memory if the expected one still stands.
+
+    Returns:
+        False when somebody was quicker; what they wrote stands.
+    """
+    with store_lock(root):
+        if read_memory(root, name) != expected:
+            return False
+        signed = replace(new, token=secrets.token_hex(4))
+        client = open_client(root)
+        with refusals(tracking_uri(root)):
+            client.set_registered_model_tag(name, MEMORY_TAG, json.dumps(asdict(signed)))
+        return read_memory(root, name) == signed
