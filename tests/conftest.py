@@ -59,6 +59,8 @@ TINY = {
     "sample.num_images": 20,
     "sample.num_steps": 3,
     "sample.batch_images": 10,
+    "judge.latency_budget_s": 0.05,
+    "judge.margins.latency": 100.0,  # of images that take a millisecond
     "evaluate.num_bootstrap": 10,
     "evaluate.num_memorisation_images": 10,
     "evaluate.num_noise_levels": 3,

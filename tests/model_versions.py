@@ -52,7 +52,10 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
         for name, weight in network.named_parameters()
     }
     weights = {**network.state_dict(), **random}  # a tree's scales of the data stay as they are
-    lineage = {"data_digest": "d.dir", "code_commit": None, "params_sha256": "p", "seed": seed}
+    lineage = {
+        "data_digest": "d.dir", "code_commit": "c" * 40, "is_dirty": False, "params_sha256": "p",
+        "seed": seed,
+    }  # fmt: skip
     contents = BundleContents(weights, values, lineage, "# A model\n")
     weights_sha256 = write_bundle(artifacts / "train" / "bundle", contents)
 

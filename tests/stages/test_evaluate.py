@@ -13,6 +13,7 @@ from PIL import Image
 from tests.prepared_images import stripes, write_prepared
 from tests.stages.test_sample import make_bundle
 from vivero.errors import DataError
+from vivero.evaluation.per_image import OF_REFERENCE, PER_IMAGE_NAME, load_per_image
 from vivero.files import sha256_of_json
 from vivero.stages import compute_reference
 from vivero.stages.evaluate import run
@@ -24,7 +25,7 @@ FIGURES = {
     "density.efficientnet_lite0.20", "coverage.efficientnet_lite0.20",
     "label_agreement.small_cnn.20", "cas.small_cnn.20", "denoising_loss.mean.8",
     "copied_share.pixels.10", "nearest_ratio.pixels.10",
-    "copied_share.features.10", "nearest_ratio.features.10",
+    "copied_share.features.10", "nearest_ratio.features.10", "unusable_share.efficientnet_lite0.20",
 }  # fmt: skip
 FIELDS = {
     "value", "low", "high", "std_error", "n", "floor", "floor_low", "floor_high", "floor_n",
@@ -108,6 +109,26 @@ def test_pictures_tables_and_page_are_there(out_dir: Path):
         assert [row["class"] for row in csv.DictReader(file)] == CLASS_NAMES
 
 
+def test_values_per_image_say_what_the_figures_say(report, out_dir: Path):
+    protocol_hash = report["protocol"]["hash"]
+    weights = report["lineage"]["weights_sha256"]
+    values = load_per_image(out_dir / PER_IMAGE_NAME, protocol_hash, weights)
+    distance = "fd.efficientnet_lite0.20"
+    assert set(values) == {
+        distance, distance + OF_REFERENCE, "label_agreement.small_cnn.20", "denoising_loss.mean.8",
+        "copied_share.pixels.10", "copied_share.features.10",
+        "unusable_share.efficientnet_lite0.20",
+    }  # fmt: skip
+    for name, row in values.items():
+        if name.startswith(distance):
+            assert float(row.mean()) == pytest.approx(0, abs=1e-3), name
+            continue
+        assert float(row.mean()) == pytest.approx(report["metrics"][name]["value"], rel=1e-5), name
+    error = values[distance].std(ddof=1) / len(values[distance]) ** 0.5
+    assert error == pytest.approx(report["metrics"][distance]["std_error"], rel=1e-4)
+    assert load_per_image(out_dir / PER_IMAGE_NAME, "another", weights) == {}
+
+
 def test_the_summary_is_flat_and_finite(out_dir: Path):
     summary = json.loads((out_dir / "summary.json").read_text())
     assert summary["stage"] == "evaluate"
@@ -123,6 +144,8 @@ def test_the_same_inputs_give_the_same_report(root: Path, report, tmp_path: Path
     shutil.rmtree(again / "work")
     run(tiny_config, again)
     assert json.loads((again / "artifacts/evaluate/metrics.json").read_text()) == report
+    kept, made = (house / "artifacts/evaluate" / PER_IMAGE_NAME for house in (root, again))
+    assert made.read_bytes() == kept.read_bytes()
 
 
 def test_images_without_labels_are_judged_by_what_needs_none(tmp_path: Path, tiny_config):

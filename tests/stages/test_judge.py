@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.model_versions import FD, make_artifacts, read, report
 from vivero.config.schema import Config
@@ -28,7 +29,7 @@ def test_the_first_sound_model_is_first(root: Path, tiny_config: Config):
     assert verdict["champion"] is None
     assert verdict["weights_sha256"] == weights_sha256
     assert {gate["name"]: gate["passed"] for gate in verdict["gates"]}["lineage"] is True
-    assert read(root, "judge/summary.json")["made"] == "verdict 'first', 5 of 5 gates passed"
+    assert read(root, "judge/summary.json")["made"] == "verdict 'first', 7 of 7 gates passed"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,14 @@ def test_the_champion_of_the_registry_is_the_measure(
     verdict = read(root, "judge/verdict.json")
     assert verdict["champion"] == "1"
     assert verdict["is_champion_itself"] is False
-    assert f"{FD} is {distance:g}, the champion's 5" in verdict["gates"][-1]["reason"]
+    reasons = " ".join(gate["reason"] for gate in verdict["gates"])
+    assert f"{FD} is {distance:g}, the champion's 5" in reasons
+    assert "rounds, in turn" in reasons
+    assert all(milliseconds > 0 for milliseconds in verdict["latency_ms"].values())
+    written = (root / "artifacts/judge/verdict.md").read_text()
+    assert all(gate["name"] in written for gate in verdict["gates"])
+    with Image.open(root / "artifacts/judge/verdict.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_the_champion_is_known_again(root: Path, tiny_config: Config):

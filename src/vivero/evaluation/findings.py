@@ -8,20 +8,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vivero.errors import DataError
 from vivero.evaluation.metrics import Metrics
+from vivero.evaluation.per_image import PerImage
 from vivero.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
 
 class Findings:
-    """Metrics by name, details for plots, and reasons for what is left out."""
+    """Metrics by name, their values per image, details for plots, reasons for what is left out."""
 
     def __init__(self) -> None:
         self.metrics: Metrics = {}
         self.not_computed: dict[str, str] = {}
         self.details: dict[str, Any] = {}
+        self.per_image: dict[str, np.ndarray] = {}
 
     def add(self, name: str, figure: Callable[[], Metrics]) -> None:
         """Compute a group of metrics; a group that this data does not allow is said, with why."""
@@ -33,6 +37,10 @@ class Findings:
             log.warning("evaluate: %s is left out: %s", name, error)
         else:
             log.info("evaluate: %s (%.1f s)", name, time.monotonic() - started_at)
+
+    def keep(self, per_image: PerImage) -> None:
+        """Keep the values per image of figures, for comparisons with other models."""
+        self.per_image |= per_image
 
     def write_summary(self, path: Path, seconds: float) -> None:
         """The headline figures, flat, for `dvc metrics`."""

@@ -10,7 +10,7 @@ Letters: K images that are looked at, N training images, H held-out ones, D dime
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vivero.evaluation.intervals import Estimate, bootstrap_estimate, share_estimate
@@ -36,9 +36,14 @@ class Nearest:
     next_distances: Float[Tensor, " K"]
 
     @property
+    def is_copied(self) -> Bool[Tensor, " K"]:
+        """Of each image whether one training image is far nearer to it than all others."""
+        return self.distances < COPIED_RATIO * self.next_distances
+
+    @property
     def num_copied(self) -> int:
         """Images that one training image is far nearer to than all others."""
-        return int((self.distances < COPIED_RATIO * self.next_distances).sum())
+        return int(self.is_copied.sum())
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,15 @@ from vivero.evaluation.classifier import (
     train_classifier,
 )
 from vivero.evaluation.cores import spread_over_cores
-from vivero.evaluation.frechet import frechet_estimate
+from vivero.evaluation.frechet import Influence, estimate_of, frechet_influence, moments
 from vivero.evaluation.inception_score import inception_score
 from vivero.evaluation.intervals import Estimate, normal_estimate, share_estimate
 from vivero.evaluation.kernel import kernel_estimate
 from vivero.evaluation.memorisation import Copying
+from vivero.evaluation.per_image import OF_REFERENCE, PerImage
 from vivero.evaluation.precision_recall import neighbourhoods
 from vivero.evaluation.reference import Reference
+from vivero.evaluation.usability import Unusable
 
 Better = Literal["lower", "higher"]
 Metrics = dict[str, dict[str, Any]]
@@ -83,24 +85,46 @@ def source_of(reference: Reference) -> Source:
     return Source(facts.extractor, facts.extractor_sha256, facts.resize)
 
 
-def distance_metrics(features: Tensor, reference: Reference) -> Metrics:
-    """Fréchet and kernel distance of samples from the reference, and of held-out images."""
+def distance_metrics(features: Tensor, reference: Reference) -> tuple[Metrics, PerImage]:
+    """Fréchet and kernel distance of samples from the reference, and of held-out images.
+
+    Returns:
+        The metrics, and the influences of the samples and of the reference's images on the Fréchet
+        distance, by its name.
+    """
     source = source_of(reference)
     is_inception = source.extractor == "inception"
     suffix = f"{source.extractor}.{count_name(len(features))}"
     frechet, kernel = ("fid", "kid") if is_inception else ("fd", "kd")
 
-    def distances(rows: Tensor) -> tuple[Estimate, Estimate]:
+    def distances(rows: Tensor) -> tuple[Influence, Estimate]:
         return (
-            frechet_estimate(rows, reference.moments),
+            frechet_influence(rows, reference.moments),
             kernel_estimate(rows, reference.features, reference.mean_kernel),
         )
 
     ours, theirs = spread_over_cores(distances, _samples_and_held_out(features, reference))
-    return {
-        f"{frechet}.{suffix}": metric(ours[0], "lower", source, theirs[0]),
+    of_reference = frechet_influence(reference.features, moments(features))
+    name = f"{frechet}.{suffix}"
+    metrics = {
+        name: metric(estimate_of(ours[0]), "lower", source, estimate_of(theirs[0])),
         f"{kernel}.{suffix}": metric(ours[1], "lower", source, theirs[1]),
     }
+    return metrics, {
+        name: ours[0].values.numpy(),
+        name + OF_REFERENCE: of_reference.values.numpy(),
+    }
+
+
+def unusable_metric(found: Unusable, reference: Reference) -> Metrics:
+    """The share of unusable samples, and of held-out real images that this would call so."""
+    n = len(found.samples)
+    ours, floor = (
+        share_estimate(int(marked.sum()), len(marked)) for marked in (found.samples, found.held_out)
+    )
+    source = source_of(reference)
+    name = f"unusable_share.{source.extractor}.{count_name(n)}"
+    return {name: metric(ours, "lower", source, floor)}
 
 
 def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: int) -> Metrics:
@@ -135,10 +159,15 @@ def inception_score_metric(logits: Tensor | None, reference: Reference) -> Metri
     return {name: metric(inception_score(logits), "higher", source, floor)}
 
 
+def label_hits(network: SmallCnn, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each image whether a classifier labels it as it is labelled, shape (N,), bool."""
+    return np.asarray(predicted_labels(network, images) == labels)
+
+
 def label_agreement(network: SmallCnn, images: np.ndarray, labels: np.ndarray) -> Estimate:
     """Share of images that a classifier labels as they are labelled."""
-    hits = int((predicted_labels(network, images) == labels).sum())
-    return share_estimate(hits, len(labels))
+    hits = label_hits(network, images, labels)
+    return share_estimate(int(hits.sum()), len(hits))
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,26 @@
 """The gate: may a candidate take the champion's place? A pure rule over two reports.
 
-Absolute limits first; then the same protocol, or no comparison; then the difference to the champion
-beyond its own uncertainty. "Not worse than" would promote an equal model half of the time.
+Three kinds of gates, told apart in docs/guides/promotion.md: limits hold for every model,
+conditions are facts about how it was made (clean tree, export), differences compare it with the
+champion, image by image where both reports have such values. A gate that fails rejects, one that is
+open holds; the rest is `first` without a champion and `promote` with one. "Not worse than" would
+promote an equal model half of the time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 from vivero.config.schema import JudgeConfig
+from vivero.evaluation.paired import Gain
+from vivero.registry.differences import DISTANCES, Gate, difference_gates, metrics_named
 
 VerdictName = Literal["first", "promote", "hold", "reject"]
-DISTANCES = ("fid.", "fd.")  # the primary figure: FID where Inception was at hand
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One condition: the value found, the limit, and whether it passed.
-
-    Attributes:
-        name: What is looked at.
-        passed: None when it could not be decided from this report.
-        value: What was found.
-        limit: What was asked for.
-        reason: A sentence for a person.
-    """
-
-    name: str
-    passed: bool | None
-    value: float | None
-    limit: float | None
-    reason: str
+LIMITS = {  # by the beginning of a figure's name: its group, which a report may say is missing
+    "label_agreement.": "label agreement",
+    "copied_share.": "copies of training images",
+    "unusable_share.": "unusable images",
+}
 
 
 @dataclass(frozen=True)
@@ -57,37 +46,56 @@ class Verdict:
 
 
 def judge(
-    candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, config: JudgeConfig
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    config: JudgeConfig,
+    conditions: Sequence[Gate] = (),
+    latency: Gain | None = None,
 ) -> Verdict:
     """Hold a candidate's report (evaluate's metrics.json) against limits and the champion's.
 
     Args:
-        candidate: Report with `metrics`, `protocol` and `lineage`.
+        candidate: Report with `metrics`, `protocol` and `lineage`; `per_image` where it is known.
         champion: The champion's report; None when there is no champion.
-        config: The limits.
+        config: Limits, margins and confidence.
+        conditions: Gates about how the candidate was made, decided by what gathered the facts.
+        latency: How much less time the candidate takes, as a share of the champion's; None when it
+            was not measured.
 
     Returns:
-        `reject` when a limit is broken or the candidate is worse beyond chance; `first` without a
-        champion; `hold` when the reports cannot be compared or the difference may be chance;
-        `promote` when it is better beyond chance and by the least gain that was asked for.
+        `reject` when a gate fails: a limit is broken, or the candidate is worse beyond chance and
+        margin. `hold` when a gate is open: the reports cannot be compared, or a difference may be
+        chance. Else `first` without a champion, and `promote` with one.
     """
-    gates = absolute_gates(candidate, config)
-    if any(gate.passed is False for gate in gates):
-        return Verdict("reject", gates)
+    gates = (*limit_gates(candidate, config), *conditions)
     if champion is None:
         none_yet = Gate("champion", True, None, None, "there is no champion to compare with")
-        return Verdict("first", (*gates, none_yet))
-    comparison, verdict = compare(candidate, champion, config)
-    return Verdict(verdict, (*gates, comparison))
+        return Verdict(_verdict(gates, "first"), (*gates, none_yet))
+    if any(gate.passed is False for gate in gates):
+        return Verdict("reject", gates)
+    protocols = candidate["protocol"]["hash"], champion["protocol"]["hash"]
+    if protocols[0] != protocols[1]:
+        gates = (*gates, _other_protocol(*protocols))
+    else:
+        gates = (*gates, *difference_gates(candidate, champion, config, latency))
+    return Verdict(_verdict(gates, "promote"), gates)
 
 
-def absolute_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, ...]:
-    """The limits that hold for every model, first or not."""
+def _verdict(gates: Sequence[Gate], otherwise: VerdictName) -> VerdictName:
+    if any(gate.passed is False for gate in gates):
+        return "reject"
+    return "hold" if any(gate.passed is None for gate in gates) else otherwise
+
+
+def limit_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, ...]:
+    """The limits that hold for every model, first or not; they never move with the champion."""
     gates = [_distance_gate(report, config), _lineage_gate(report)]
-    for name, metric in _metrics(report, "label_agreement."):
+    for name, metric in metrics_named(report, "label_agreement."):
         gates.append(_at_least(name, metric["value"], config.min_label_agreement))
-    for name, metric in _metrics(report, "copied_share."):
+    for name, metric in metrics_named(report, "copied_share."):
         gates.append(_at_most(name, metric["value"], config.max_copied_share))
+    for name, metric in metrics_named(report, "unusable_share."):
+        gates.append(_at_most(name, metric["value"], config.max_unusable_share))
     return (*gates, *_gates_of_what_is_missing(report))
 
 
@@ -97,9 +105,9 @@ def _gates_of_what_is_missing(report: Mapping[str, Any]) -> list[Gate]:
     Data without classes has no labels to agree with, which is no failure.
     """
     missing = report.get("not_computed") or {}
-    needed = {"copies of training images": "copied_share"}
-    if report.get("has_classes", True):
-        needed["label agreement"] = "label_agreement"
+    needed = {group: prefix.rstrip(".") for prefix, group in LIMITS.items()}
+    if not report.get("has_classes", True):
+        del needed["label agreement"]
     return [
         Gate(metric, False, None, None, f"{metric} was not computed: {missing[group]}")
         for group, metric in needed.items()
@@ -107,43 +115,17 @@ def _gates_of_what_is_missing(report: Mapping[str, Any]) -> list[Gate]:
     ]
 
 
-def compare(
-    candidate: Mapping[str, Any], champion: Mapping[str, Any], config: JudgeConfig
-) -> tuple[Gate, VerdictName]:
-    """The difference of the primary distance, as a two-sided normal test.
-
-    z = (champion - candidate) / sqrt(std_error_champion^2 + std_error_candidate^2)
-
-    The gain is what the candidate's distance is lower; better needs both z beyond the quantile of
-    the confidence and a gain of at least min_relative_gain of the champion's distance.
-    """
-    ours, theirs = candidate["protocol"]["hash"], champion["protocol"]["hash"]
-    if ours != theirs:
-        reason = (
-            f"the champion was judged under another protocol ({theirs[:12]}, not {ours[:12]}): "
-            f"check out the champion's commit and data, run `dvc repro evaluate` with the new "
-            f"settings of evaluate, then `vivero judge` and `vivero register`, and judge again"
-        )
-        return Gate("protocol", None, None, None, reason), "hold"
-    name, metric = _metrics(candidate, *DISTANCES)[0]
-    other = champion["metrics"][name]
-    gain = other["value"] - metric["value"]
-    spread = (metric["std_error"] ** 2 + other["std_error"] ** 2) ** 0.5
-    needed = NormalDist().inv_cdf((1 + config.confidence) / 2) * spread
-    found = (
-        f"{name} is {metric['value']:.4g}, the champion's {other['value']:.4g}: "
-        f"a gain of {gain:.3g}, where chance alone gives up to {needed:.3g}"
+def _other_protocol(ours: str, theirs: str) -> Gate:
+    reason = (
+        f"the champion was judged under another protocol ({theirs[:12]}, not {ours[:12]}): "
+        f"check out the champion's commit and data, run `dvc repro evaluate` with the new "
+        f"settings of evaluate, then `vivero judge` and `vivero register`, and judge again"
     )
-    if gain < -needed:
-        return Gate(name, False, gain, -needed, f"worse beyond chance: {found}"), "reject"
-    least = max(needed, config.min_relative_gain * other["value"])
-    if gain > least:
-        return Gate(name, True, gain, least, f"better beyond chance: {found}"), "promote"
-    return Gate(name, None, gain, least, f"not better beyond chance: {found}"), "hold"
+    return Gate("protocol", None, None, None, reason)
 
 
 def _distance_gate(report: Mapping[str, Any], config: JudgeConfig) -> Gate:
-    found = _metrics(report, *DISTANCES)
+    found = metrics_named(report, *DISTANCES)
     if not found:
         why = (report.get("not_computed") or {}).get("distances", "the report has none")
         reason = f"there is no Fréchet distance to judge by: {why}"
@@ -164,14 +146,6 @@ def _lineage_gate(report: Mapping[str, Any]) -> Gate:
         reason = f"the lineage does not say: {', '.join(missing)}"
         return Gate("lineage", False, None, None, reason)
     return Gate("lineage", True, None, None, "the lineage names data, settings and weights")
-
-
-def _metrics(report: Mapping[str, Any], *prefixes: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """All metrics with one of the prefixes, those of the first prefix first."""
-    names = [
-        name for prefix in prefixes for name in sorted(report["metrics"]) if name.startswith(prefix)
-    ]
-    return [(name, report["metrics"][name]) for name in names]
 
 
 def _at_least(name: str, value: float, limit: float) -> Gate:

@@ -18,10 +18,11 @@ from vivero.diffusion.weights import loss_weight
 from vivero.errors import DataError
 from vivero.evaluation.classifier import NAME as CLASSIFIER
 from vivero.evaluation.classifier import Teaching, load_classifier
-from vivero.evaluation.denoising import LevelLoss, held_out_bank, loss_by_noise_level
+from vivero.evaluation.denoising import LevelLoss, errors_by_noise_level, held_out_bank
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import Features, cached_features
 from vivero.evaluation.findings import Findings, write_csv
+from vivero.evaluation.intervals import mean_estimate, share_estimate
 from vivero.evaluation.memorisation import Nearest, copying, nearest_training_images
 from vivero.evaluation.metrics import (
     PIXELS,
@@ -35,13 +36,16 @@ from vivero.evaluation.metrics import (
     distance_metrics,
     inception_score_metric,
     label_agreement,
+    label_hits,
     labelled,
     mean_of,
     metric,
     neighbour_metrics,
     source_of,
+    unusable_metric,
 )
 from vivero.evaluation.page import write_page
+from vivero.evaluation.per_image import PER_IMAGE_NAME, save_per_image
 from vivero.evaluation.pictures import draw_nearest, draw_samples
 from vivero.evaluation.plots import (
     plot_curves,
@@ -50,6 +54,7 @@ from vivero.evaluation.plots import (
     plot_per_class,
 )
 from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference
+from vivero.evaluation.usability import unusable_images
 from vivero.files import sha256_of_file, sha256_of_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
@@ -91,19 +96,18 @@ def run(config: Config, root: Path) -> None:
     started_at = time.monotonic()
     exhibit = read_exhibit(config, root)
     findings = Findings()
-    findings.add(
-        "distances", partial(distance_metrics, exhibit.features.features, exhibit.reference)
-    )
+    findings.add("distances", partial(distances, exhibit, findings))
     findings.add(
         "inception score",
         partial(inception_score_metric, exhibit.features.logits, exhibit.reference),
     )
     findings.add("precision and recall", partial(neighbours, exhibit))
-    findings.add("label agreement", partial(agreement, exhibit))
+    findings.add("label agreement", partial(agreement, exhibit, findings))
     findings.add("classification accuracy score", partial(accuracy_score, exhibit, findings))
     findings.add("denoising loss", partial(denoising, exhibit, findings))
     nearest = nearest_images(exhibit)
-    findings.add("copies of training images", partial(copies, exhibit, nearest))
+    findings.add("copies of training images", partial(copies, exhibit, findings, nearest))
+    findings.add("unusable images", partial(unusable, exhibit, findings))
     out_dir = artifacts_dir(root, "evaluate")
     report = {
         "protocol": protocol(exhibit),
@@ -114,6 +118,12 @@ def run(config: Config, root: Path) -> None:
         **findings.details,
     }
     write_json(out_dir / "metrics.json", report)
+    save_per_image(
+        findings.per_image,
+        report["protocol"]["hash"],
+        exhibit.bundle.weights_sha256,
+        out_dir / PER_IMAGE_NAME,
+    )
     draw(exhibit, findings, nearest, out_dir, artifacts_dir(root, "train") / "curves")
     pictures = {path.stem: path for path in (out_dir / "plots").glob("*.png")}
     write_page(report, pictures, out_dir / "report.html")
@@ -173,21 +183,30 @@ def protocol(exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
+def distances(exhibit: Exhibit, findings: Findings) -> Metrics:
+    """Fréchet and kernel distance, and each image's influence on the first."""
+    metrics, influences = distance_metrics(exhibit.features.features, exhibit.reference)
+    findings.keep(influences)
+    return metrics
+
+
 def neighbours(exhibit: Exhibit) -> Metrics:
     """Precision, recall, density and coverage."""
     num_neighbours = exhibit.config.evaluate.num_neighbours
     return neighbour_metrics(exhibit.features.features, exhibit.reference, num_neighbours)
 
 
-def agreement(exhibit: Exhibit) -> Metrics:
+def agreement(exhibit: Exhibit, findings: Findings) -> Metrics:
     """Whether a classifier that learned from real images sees what was asked for."""
     path = exhibit.reference_dir / CLASSIFIER_NAME
     if not path.exists():
         raise ValueError("the data has no labels")
     network, test = load_classifier(path), labelled(exhibit.test)
-    ours = label_agreement(network, exhibit.samples.images, exhibit.samples.labels)
+    hits = label_hits(network, exhibit.samples.images, exhibit.samples.labels)
+    ours = share_estimate(int(hits.sum()), len(hits))
     source = Source(CLASSIFIER, sha256_of_file(path), "none")
     name = f"label_agreement.{CLASSIFIER}.{count_name(ours.n)}"
+    findings.keep({name: hits})
     floor = label_agreement(network, test.images, test.labels)
     return {name: metric(ours, "higher", source, floor)}
 
@@ -218,11 +237,17 @@ def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
     def weight(sigma: torch.Tensor) -> torch.Tensor:
         return loss_weight("edm", sigma, sigma_data)  # one weight, so that models compare
 
-    levels: list[LevelLoss] = list(loss_by_noise_level(bundle.denoiser, weight, bank))
+    errors = list(errors_by_noise_level(bundle.denoiser, weight, bank))
+    levels = [
+        LevelLoss(sigma, mean_estimate(errors_of_level))
+        for sigma, errors_of_level in zip(bank.sigmas.tolist(), errors, strict=True)
+    ]
     findings.details["loss_by_noise_level"] = [level.as_row() for level in levels]
     num_images = len(bank.clean)
     mean = mean_of([level.loss for level in levels], num_images)
-    return {f"denoising_loss.mean.{count_name(num_images)}": metric(mean, "lower", PIXELS, None)}
+    name = f"denoising_loss.mean.{count_name(num_images)}"
+    findings.keep({name: torch.stack(errors).double().mean(dim=0).numpy()})
+    return {name: metric(mean, "lower", PIXELS, None)}
 
 
 def nearest_images(exhibit: Exhibit) -> dict[str, tuple[Nearest, Nearest, Source]]:
@@ -245,14 +270,35 @@ def nearest_images(exhibit: Exhibit) -> dict[str, tuple[Nearest, Nearest, Source
     }
 
 
-def copies(exhibit: Exhibit, nearest: dict[str, tuple[Nearest, Nearest, Source]]) -> Metrics:
+def copies(
+    exhibit: Exhibit, findings: Findings, nearest: dict[str, tuple[Nearest, Nearest, Source]]
+) -> Metrics:
     """How many samples are copies of training images."""
     num_bootstrap = exhibit.config.evaluate.num_bootstrap
     found = {
         space: (copying(ours, theirs, num_bootstrap, exhibit.generator), source)
         for space, (ours, theirs, source) in nearest.items()
     }
-    return copying_metrics(found, len(nearest["pixels"][0].rows))
+    num_images = len(nearest["pixels"][0].rows)
+    findings.keep(
+        {
+            f"copied_share.{space}.{count_name(num_images)}": ours.is_copied.numpy()
+            for space, (ours, _, _) in nearest.items()
+        }
+    )
+    return copying_metrics(found, num_images)
+
+
+def unusable(exhibit: Exhibit, findings: Findings) -> Metrics:
+    """How many samples are blank, or farther from every real image than real images are."""
+    reference = exhibit.reference
+    features = exhibit.features.features
+    held_out = reference.held_out[: len(features)]
+    found = unusable_images(exhibit.samples.images, features, reference.features, held_out)
+    metrics = unusable_metric(found, reference)
+    findings.keep(dict.fromkeys(metrics, found.samples))
+    findings.details["num_blank_samples"] = found.num_blank
+    return metrics
 
 
 def draw(

@@ -12,46 +12,107 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
-from vivero.files import read_json, write_json
+from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
+from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
+from vivero.registry.bundle import load_bundle
+from vivero.registry.conditions import export_gate, tree_gate
 from vivero.registry.gates import Verdict, judge
-from vivero.registry.versions import CHAMPION, champion_report, find_alias
+from vivero.registry.latency import Latency, measured_latency
+from vivero.registry.verdict_page import MARKS, verdict_markdown
+from vivero.registry.verdict_plot import plot_verdict
+from vivero.registry.versions import (
+    CHAMPION,
+    ModelVersion,
+    bring_here,
+    find_alias,
+    report_folder,
+)
 
 log = logging.getLogger(__name__)
-MARKS = {True: "pass", False: "FAIL", None: "open"}
 
 
 def run(config: Config, root: Path) -> Verdict:
-    """Judge artifacts/evaluate/metrics.json; leave artifacts/judge/verdict.json."""
+    """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge."""
     started_at = time.monotonic()
     candidate = read_report(root)
-    name = config.registration.model_name
-    champion = find_alias(root, name, CHAMPION)
-    is_champion_itself = champion is not None and champion.weights_sha256 == (
-        candidate.get("lineage") or {}
-    ).get("weights_sha256")
-    report = champion_report(root, name, candidate["protocol"]["hash"])
-    verdict = judge(candidate, report, config.judge)
-    for gate in verdict.gates:
-        log.info("judge: %s  %s", MARKS[gate.passed], gate.reason)
-    log.info("judge: verdict %s", verdict.verdict)
+    weights_sha256 = (candidate.get("lineage") or {}).get("weights_sha256")
+    champion = find_alias(root, config.registration.model_name, CHAMPION)
+    is_champion_itself = champion is not None and champion.weights_sha256 == weights_sha256
+    report = None if champion is None else champion_report(root, champion, candidate)
+    latency = None
+    if champion is not None and not is_champion_itself and config.judge.latency_budget_s:
+        latency = latency_beside(root, champion, config)
+    conditions = (
+        tree_gate(root, candidate.get("lineage") or {}, config.judge.require_clean_tree),
+        export_gate(root, weights_sha256),
+    )
+    gain = None if latency is None else latency.gain
+    verdict = judge(candidate, report, config.judge, conditions, gain)
     made = {
         **verdict.as_json(),
         "champion": None if champion is None else champion.version,
         "is_champion_itself": is_champion_itself,
-        "weights_sha256": (candidate.get("lineage") or {}).get("weights_sha256"),
+        "weights_sha256": weights_sha256,
+        "latency_ms": None
+        if latency is None
+        else {"candidate": latency.candidate_ms, "champion": latency.champion_ms},
     }
     folder = artifacts_dir(root, "judge")
     write_json(folder / "verdict.json", made)
+    write_text(folder / "verdict.md", verdict_markdown(made))
+    if not plot_verdict(made, folder / "verdict.png"):
+        (folder / "verdict.png").unlink(missing_ok=True)  # of an earlier comparison
+    _summarise(verdict, folder, time.monotonic() - started_at)
+    return verdict
+
+
+def _summarise(verdict: Verdict, folder: Path, seconds: float) -> None:
+    for gate in verdict.gates:
+        log.info("judge: %s  %s", MARKS[gate.passed], gate.reason)
+    log.info("judge: verdict %s", verdict.verdict)
     passed = sum(gate.passed is True for gate in verdict.gates)
     summary = {
         "stage": "judge",
-        "seconds": round(time.monotonic() - started_at, 2),
+        "seconds": round(seconds, 2),
         "made": f"verdict '{verdict.verdict}', {passed} of {len(verdict.gates)} gates passed",
     }
     write_json(folder / "summary.json", summary)
-    return verdict
+
+
+def champion_report(
+    root: Path, champion: ModelVersion, candidate: dict[str, Any]
+) -> dict[str, Any]:
+    """The champion's report under the candidate's protocol, with values per image if it has any."""
+    folder = report_folder(root, champion, candidate["protocol"]["hash"])
+    report = dict(read_json(folder / "metrics.json"))
+    report["per_image"] = per_image_beside(folder, report, champion.weights_sha256)
+    return report
+
+
+def latency_beside(root: Path, champion: ModelVersion, config: Config) -> Latency:
+    """Time the candidate and the champion on this machine."""
+    settings = config.judge
+    found = measured_latency(
+        load_bundle(artifacts_dir(root, "train") / "bundle"),
+        load_bundle(bring_here(root, champion) / "bundle"),
+        settings.latency_batch_images,
+        settings.latency_budget_s,
+    )
+    log.info(
+        "judge: %.3g ms per image, the champion %.3g (batches of %d)",
+        *(found.candidate_ms, found.champion_ms, settings.latency_batch_images),
+    )
+    return found
+
+
+def per_image_beside(folder: Path, report: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
+    """The values per image that lie beside a report; none where it is older than they are."""
+    path = folder / PER_IMAGE_NAME
+    if not path.exists():
+        return {}
+    return dict(load_per_image(path, report["protocol"]["hash"], weights_sha256))
 
 
 def read_report(root: Path) -> dict[str, Any]:
@@ -67,6 +128,8 @@ def read_report(root: Path) -> dict[str, Any]:
     lineage_path = artifacts_dir(root, "train") / "bundle" / "lineage.json"
     if "lineage" not in report and lineage_path.exists():
         report["lineage"] = read_json(lineage_path)
+    weights_sha256 = (report.get("lineage") or {}).get("weights_sha256", "")
+    report["per_image"] = per_image_beside(path.parent, report, weights_sha256)
     return report
 
 

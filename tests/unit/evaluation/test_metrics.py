@@ -22,6 +22,7 @@ from vivero.evaluation.metrics import (
     mean_accuracy,
     metric,
 )
+from vivero.evaluation.per_image import OF_REFERENCE
 from vivero.evaluation.reference import Reference, ReferenceFacts
 
 NAMES = ["top", "middle", "low"]
@@ -58,8 +59,12 @@ def test_a_count_is_named_as_people_say_it(count: int, name: str):
 )
 def test_only_inceptions_distances_are_called_fid_and_kid(extractor: str, names: set[str]):
     real = reference(extractor)
-    found = distance_metrics(torch.randn(40, 6, generator=torch.Generator().manual_seed(1)), real)
+    samples = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    found, influences = distance_metrics(samples, real)
     assert set(found) == names
+    distance = min(names)  # fd or fid, before kd or kid
+    shapes = {name: values.shape for name, values in influences.items()}
+    assert shapes == {distance: (40,), distance + OF_REFERENCE: (len(real.features),)}
     for figure in found.values():
         assert (figure["n"], figure["floor_n"]) == (40, 30)  # fewer held-out images: it says so
         assert figure["extractor_sha256"] == "a" * 64
@@ -67,7 +72,7 @@ def test_only_inceptions_distances_are_called_fid_and_kid(extractor: str, names:
 
 def test_the_floor_is_the_distance_of_held_out_real_images():
     real = reference("inception")
-    figure = distance_metrics(torch.randn(40, 6), real)["fid.inception.40"]
+    figure = distance_metrics(torch.randn(40, 6), real)[0]["fid.inception.40"]
     assert figure["floor"] == pytest.approx(frechet_distance(moments(real.held_out), real.moments))
 
 

@@ -8,17 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivero.config.schema import JudgeConfig
+from vivero.config.schema import JudgeConfig, JudgeMargins
+from vivero.evaluation.paired import Gain
+from vivero.registry.differences import Gate
 from vivero.registry.gates import judge
 
 CONFIG = JudgeConfig(
     max_frechet_over_floor=10.0,
     min_label_agreement=0.8,
     max_copied_share=0.01,
+    max_unusable_share=0.05,
     confidence=0.95,
     min_relative_gain=0.0,
+    margins=JudgeMargins(
+        label_agreement=0.025,
+        copied_share=0.01,
+        unusable_share=0.01,
+        denoising_loss=0.05,
+        latency=0.15,
+    ),
+    require_clean_tree=True,
+    latency_batch_images=8,
+    latency_budget_s=1.0,
 )
 FD = "fd.efficientnet_lite0.5k"
+LABELS, LOSS = "label_agreement.small_cnn.5k", "denoising_loss.mean.1k"
+NUM_IMAGES = 400
+RANK = {"reject": 0, "hold": 1, "promote": 2}
 
 
 def report(distance: float = 5.0, std_error: float = 0.1) -> dict[str, Any]:
@@ -30,10 +46,23 @@ def report(distance: float = 5.0, std_error: float = 0.1) -> dict[str, Any]:
         "lineage": {"data_digest": "d", "params_sha256": "p", "weights_sha256": "w"},
         "metrics": {
             FD: metric(distance, std_error, 1.0),
-            "label_agreement.small_cnn.5k": metric(0.93, 0.004, 0.9),
+            LABELS: metric(0.93, 0.004, 0.9),
             "copied_share.features.500": metric(0.0, 0.0, 0.0),
+            LOSS: metric(0.25, 0.001, None),
         },
     }
+
+
+def paired(distance: float, noise: np.ndarray, own: np.ndarray) -> dict[str, Any]:
+    """A report whose images share noise with other models, and have some of their own."""
+    made = report(distance, float((noise + own).std(ddof=1)) / NUM_IMAGES**0.5)
+    made["per_image"] = {FD: noise + own}
+    return made
+
+
+def gate_of(verdict: Any, name: str) -> Gate:
+    (found,) = [gate for gate in verdict.gates if gate.name == name and gate.low is not None]
+    return found
 
 
 def changed(name: str, value: float) -> dict[str, Any]:
@@ -87,7 +116,7 @@ def test_only_a_difference_beyond_chance_counts(distance: float, expected: str):
 
 
 def test_a_gain_beyond_chance_may_still_be_too_small():
-    config = CONFIG.model_copy(update={"min_relative_gain": 0.3})
+    config = CONFIG.model_copy(update={"min_relative_gain": 0.5})
     assert judge(report(4.0), report(5.0), config).verdict == "hold"
 
 
@@ -97,22 +126,149 @@ def test_a_model_never_beats_itself(distance: float, error: float):
 
 
 @given(a=st.floats(0.1, 9), b=st.floats(0.1, 9), error=st.floats(0.001, 1))
-def test_if_one_is_better_the_other_is_worse(a: float, b: float, error: float):
-    mirror = {"promote": "reject", "reject": "promote", "hold": "hold"}
+def test_of_two_models_one_at_most_may_replace_the_other(a: float, b: float, error: float):
     one = judge(report(a, error), report(b, error), CONFIG).verdict
     other = judge(report(b, error), report(a, error), CONFIG).verdict
-    assert other == mirror[one]
+    assert {one, other} in ({"hold"}, {"promote", "reject"}, {"promote", "hold"})
 
 
 @given(worse=st.floats(0.1, 9), better=st.floats(0.1, 9))
 def test_a_lower_distance_never_gets_a_worse_verdict(worse: float, better: float):
     better, worse = sorted((better, worse))
-    rank = {"reject": 0, "hold": 1, "promote": 2}
     champion = report(5.0)
     assert (
-        rank[judge(report(better), champion, CONFIG).verdict]
-        >= rank[judge(report(worse), champion, CONFIG).verdict]
+        RANK[judge(report(better), champion, CONFIG).verdict]
+        >= RANK[judge(report(worse), champion, CONFIG).verdict]
     )
+
+
+@given(
+    first=st.floats(0.81, 1),
+    second=st.floats(0.81, 1),
+    distance=st.floats(0.1, 9),
+    loss=st.floats(0.1, 0.5),
+)
+def test_no_figure_is_better_and_the_verdict_worse(
+    first: float, second: float, distance: float, loss: float
+):
+    def verdict(agreement: float) -> int:
+        candidate = report(distance)
+        candidate["metrics"][LABELS]["value"] = agreement
+        candidate["metrics"][LOSS]["value"] = loss
+        return RANK[judge(candidate, report(5.0), CONFIG).verdict]
+
+    worse, better = sorted((first, second))
+    assert verdict(better) >= verdict(worse)
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_pairing_makes_a_difference_as_sure_as_what_is_not_shared(share: float, seed: int):
+    rng = np.random.default_rng(seed)
+    noise, one, two = rng.normal(size=(3, NUM_IMAGES))
+    shared, rest = share**0.5 * noise, (1 - share) ** 0.5
+    verdict = judge(paired(5.0, shared, rest * one), paired(5.0, shared, rest * two), CONFIG)
+    gate = gate_of(verdict, FD)
+    assert gate.is_paired
+    expected = 1.96 * rest * (one - two).std(ddof=1) / NUM_IMAGES**0.5
+    assert gate.high - gate.value == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_a_difference_that_pairs_see_is_missed_without_them():
+    rng = np.random.default_rng(0)
+    noise, one, two = rng.normal(size=(3, NUM_IMAGES)) * [[2.0], [0.1], [0.1]]
+    candidate, champion = paired(4.9, noise, one), paired(5.0, noise, two)
+    assert judge(candidate, champion, CONFIG).verdict == "promote"
+    for older in (candidate, champion):
+        values = older.pop("per_image")
+        verdict = judge(candidate, champion, CONFIG)
+        assert verdict.verdict == "hold"
+        assert "unpaired: a report lacks the values" in gate_of(verdict, FD).reason
+        older["per_image"] = values
+
+
+def test_the_references_share_of_the_noise_counts():
+    rng = np.random.default_rng(0)
+    noise, one, two = rng.normal(size=(3, NUM_IMAGES))
+    reports = [paired(5.0, noise, own) for own in (one, two)]
+    alone = gate_of(judge(*reports, CONFIG), FD)
+    for made, own in zip(reports, (two, one), strict=True):
+        made["per_image"][FD + "#reference"] = own
+    both = gate_of(judge(*reports, CONFIG), FD)
+    assert both.high - both.value == pytest.approx(2**0.5 * (alone.high - alone.value))
+
+
+@pytest.mark.parametrize(
+    ("change", "passed", "verdict"),
+    [
+        (+0.02, True, "promote"),
+        (-0.01, True, "promote"),
+        (-0.025, None, "hold"),
+        (-0.06, False, "reject"),
+    ],
+)
+def test_every_other_figure_must_not_be_worse_by_more_than_its_margin(
+    change: float, passed: bool | None, verdict: str
+):
+    candidate = report(4.0)
+    candidate["metrics"][LABELS]["value"] += change
+    found = judge(candidate, report(5.0), CONFIG)
+    assert (gate_of(found, LABELS).passed, found.verdict) == (passed, verdict)
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "verdict"),
+    [
+        (-0.05, 0.02, "promote"),
+        (-0.05, 0.2, "hold"),
+        (-0.5, 0.02, "reject"),
+        (0.5, 0.02, "promote"),
+    ],
+)
+def test_a_slower_model_is_no_better_one(gain: float, error: float, verdict: str):
+    found = judge(report(4.0), report(5.0), CONFIG, latency=Gain(gain, error, 20, is_paired=True))
+    assert found.verdict == verdict
+    assert "20 rounds, in turn" in gate_of(found, "latency").reason
+
+
+def test_many_figures_do_not_make_an_unlucky_one_a_rejection():
+    """p = .01 alone is worse than the level of .025; of four figures together it is not."""
+    candidate, champion = report(4.0), report(5.0)
+    error = champion["metrics"][LOSS]["std_error"] * 2**0.5
+    candidate["metrics"][LOSS]["value"] = 0.25 * 1.05 + 2.33 * error
+    assert judge(candidate, champion, CONFIG).verdict == "hold"
+    candidate["metrics"][LOSS]["value"] = 0.25 * 1.05 + 3.5 * error
+    assert judge(candidate, champion, CONFIG).verdict == "reject"
+
+
+def test_a_figure_that_the_champion_does_not_have_is_held_to_its_limit_alone():
+    candidate = report(4.0)
+    unusable = "unusable_share.efficientnet_lite0.5k"
+    candidate["metrics"][unusable] = {"value": 0.04, "std_error": 0.01, "floor": 0.005, "n": 5000}
+    assert judge(candidate, report(5.0), CONFIG).verdict == "promote"
+    candidate["metrics"][unusable]["value"] = 0.06
+    assert judge(candidate, report(5.0), CONFIG).verdict == "reject"
+
+
+@pytest.mark.parametrize(
+    ("passed", "first", "later"),
+    [(True, "first", "promote"), (None, "hold", "hold"), (False, "reject", "reject")],
+)
+def test_conditions_hold_the_first_model_too(passed: bool | None, first: str, later: str):
+    condition = Gate("clean tree", passed, None, None, "because", "condition")
+    assert judge(report(4.0), None, CONFIG, [condition]).verdict == first
+    assert judge(report(4.0), report(5.0), CONFIG, [condition]).verdict == later
+
+
+def test_half_of_the_gain_that_is_looked_for_is_too_little_whatever_the_certainty():
+    config = CONFIG.model_copy(update={"min_relative_gain": 0.2})  # of 5.0: half of 1.0
+    verdicts = [judge(report(d, 1e-6), report(5.0, 1e-6), config) for d in (4.51, 4.49)]
+    assert [verdict.verdict for verdict in verdicts] == ["hold", "promote"]
+    assert "by too little to be worth a change" in gate_of(verdicts[0], FD).reason
+
+
+def test_an_undecided_comparison_says_what_it_would_have_found():
+    reason = gate_of(judge(report(5.0), report(5.0), CONFIG), FD).reason
+    assert "A true gain of 0.396 would be found in 80% of such comparisons" in reason
 
 
 def test_equal_models_are_seldom_promoted():

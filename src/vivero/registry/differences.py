@@ -1,0 +1,240 @@
+"""The gates that compare with the champion: better in one figure beyond chance, in no other worse.
+
+The primary figure is the Frechet distance: superiority. Every other figure: non-inferiority, by a
+margin. To promote, all must pass; that is an intersection-union test, whose level is that of its
+single tests without a correction (Berger 1982, Technometrics 24). To reject, one that is worse
+suffices; that is a union, so those p-values are raised by Holm's method. Pure functions.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+from vivero.config.schema import JudgeConfig
+from vivero.evaluation.comparison import holm_adjusted
+from vivero.evaluation.paired import Gain, paired_error, unpaired_error
+from vivero.evaluation.per_image import OF_REFERENCE
+
+DISTANCES = ("fid.", "fd.")  # the primary figure: FID where Inception was at hand
+LATENCY = "latency"
+GateKind = Literal["limit", "condition", "superiority", "non-inferiority"]
+NORMAL = NormalDist()
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition: the value found, the limit, and whether it passed.
+
+    Attributes:
+        name: What is looked at.
+        passed: None when it is open: it could not be decided, or may be chance.
+        value: What was found; of a difference how much better the candidate is (gain).
+        limit: What was asked for; of a difference the least gain, below 0 for a margin.
+        reason: A sentence for a person.
+        kind: limit and condition stand alone; superiority and non-inferiority compare.
+        low: Of a difference, lower end of its interval.
+        high: The upper end.
+        unit: What a difference of 1 is: the champion's value, for shown intervals.
+        is_paired: Whether a difference was taken image by image.
+    """
+
+    name: str
+    passed: bool | None
+    value: float | None
+    limit: float | None
+    reason: str
+    kind: GateKind = "limit"
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    is_paired: bool | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of both models.
+
+    Attributes:
+        name: The figure.
+        gain: How much better the candidate's is.
+        margin: How much worse it may be, in the figure's unit; 0 for the primary.
+        unit: Of gain and margin.
+        said: Both values, in words.
+        least: What the gain of the primary must be at least; None for all others.
+    """
+
+    name: str
+    gain: Gain
+    margin: float
+    unit: str
+    said: str
+    least: float | None = None
+
+    @property
+    def p_worse(self) -> float:
+        """One-sided p-value of "worse by more than the margin"."""
+        over = self.gain.value + self.margin
+        if not self.gain.std_error:
+            return float(over >= 0)
+        return NORMAL.cdf(over / self.gain.std_error)
+
+
+def difference_gates(
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any],
+    config: JudgeConfig,
+    latency: Gain | None,
+) -> tuple[Gate, ...]:
+    """One gate for each figure that both reports have, the primary first.
+
+    With z the normal quantile of (1 + confidence) / 2, a one-sided level of (1 - confidence) / 2:
+        superior      gain - z error > 0 and gain >= min_relative_gain / 2 of the champion's value
+        not inferior  gain - z error >= -margin
+        worse         Holm-adjusted p-value of gain < -margin at most the level
+
+    Half of the gain that is looked for is the point at which an equal model and one that is better
+    by that gain are told apart equally well: with ever more images neither is mistaken any more,
+    where significance alone would promote ever smaller gains.
+    """
+    found = list(differences(candidate, champion, config, latency))
+    adjusted = holm_adjusted([difference.p_worse for difference in found])
+    return tuple(
+        _gate(difference, p_worse, config)
+        for difference, p_worse in zip(found, adjusted, strict=True)
+    )
+
+
+def differences(
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any],
+    config: JudgeConfig,
+    latency: Gain | None,
+) -> Iterator[Difference]:
+    """Every figure that is compared, with its margin in the figure's own unit."""
+    primary = metrics_named(candidate, *DISTANCES)[0][0]
+    theirs = champion["metrics"][primary]["value"]
+    least = config.min_relative_gain / 2 * abs(theirs)
+    yield Difference(
+        primary,
+        gain_of(primary, candidate, champion),
+        0.0,
+        "distance",
+        _said(primary, candidate, champion),
+        least,
+    )
+    margins = config.margins
+    for prefix, margin, unit in (
+        ("label_agreement.", margins.label_agreement, "share"),
+        ("copied_share.", margins.copied_share, "share"),
+        ("unusable_share.", margins.unusable_share, "share"),
+        ("denoising_loss.", margins.denoising_loss, "of champion"),
+    ):
+        for name, _ in metrics_named(candidate, prefix):
+            if name in champion["metrics"]:
+                scale = abs(champion["metrics"][name]["value"]) if unit == "of champion" else 1.0
+                gain = gain_of(name, candidate, champion)
+                said = _said(name, candidate, champion)
+                yield Difference(name, gain, margin * scale, "loss" if scale != 1 else unit, said)
+    if latency is not None:
+        less = "less" if latency.value >= 0 else "more"
+        said = f"the time per image is {abs(latency.value):.1%} {less} than the champion's"
+        yield Difference(LATENCY, latency, margins.latency, "of champion", said)
+
+
+def gain_of(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Gain:
+    """How much better the candidate's figure is; its error by image where both reports allow."""
+    ours, theirs = candidate["metrics"][name], champion["metrics"][name]
+    value = theirs["value"] - ours["value"]
+    if ours.get("better", _better(name)) == "higher":
+        value = -value
+    rows = _pair(name, candidate, champion)
+    if rows is None:
+        error = unpaired_error(ours["std_error"], theirs["std_error"], ours["n"], theirs["n"])
+        return Gain(value, error, ours["n"], is_paired=False)
+    error = paired_error(*rows)
+    of_reference = _pair(name + OF_REFERENCE, candidate, champion)
+    if of_reference is not None:
+        error = (error**2 + paired_error(*of_reference) ** 2) ** 0.5
+    return Gain(value, error, len(rows[0]), is_paired=True)
+
+
+def metrics_named(report: Mapping[str, Any], *prefixes: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """All metrics with one of the prefixes, those of the first prefix first."""
+    names = [
+        name for prefix in prefixes for name in sorted(report["metrics"]) if name.startswith(prefix)
+    ]
+    return [(name, report["metrics"][name]) for name in names]
+
+
+def _pair(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Any | None:
+    """The values per image of both, when both have as many."""
+    ours, theirs = ((report.get("per_image") or {}).get(name) for report in (candidate, champion))
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return None
+    return ours, theirs
+
+
+def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
+    gain, level = difference.gain, (1 - config.confidence) / 2
+    reach = NORMAL.inv_cdf(1 - level) * gain.std_error
+    if difference.least is None:
+        kind: GateKind = "non-inferiority"
+        asked_for, said = -difference.margin, f"surely above -{difference.margin:.3g}"
+        passed, found = _non_inferiority(difference, reach)
+    else:
+        kind = "superiority"
+        asked_for, said = difference.least, f"surely above 0, and {difference.least:.3g}"
+        passed, found = _superiority(gain, reach, difference.least)
+    if p_worse <= level:
+        passed = False
+        found = "worse beyond chance" + (" and margin" if difference.least is None else "")
+    reason = (
+        f"{found}: {difference.said}: a gain of {gain.value:.3g} ± {reach:.2g} "
+        f"({config.confidence:.0%}, {_how(difference)}); asked for: {said}"
+    )
+    if difference.least is not None and passed is None:
+        seen = (NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)) * gain.std_error
+        reason += f". A true gain of {seen:.3g} would be found in {POWER:.0%} of such comparisons"
+    return Gate(
+        name=difference.name,
+        passed=passed,
+        value=gain.value,
+        limit=asked_for,
+        reason=reason,
+        kind=kind,
+        low=gain.value - reach,
+        high=gain.value + reach,
+        unit=difference.unit,
+        is_paired=gain.is_paired,
+    )
+
+
+def _superiority(gain: Gain, reach: float, least: float) -> tuple[bool | None, str]:
+    if gain.value - reach <= 0:
+        return None, "not better beyond chance"
+    if gain.value < least:
+        return None, "better, but by too little to be worth a change"
+    return True, "better beyond chance"
+
+
+def _non_inferiority(difference: Difference, reach: float) -> tuple[bool | None, str]:
+    if difference.gain.value - reach >= -difference.margin:
+        return True, "not worse"
+    return None, "perhaps worse"
+
+
+def _how(difference: Difference) -> str:
+    if difference.name == LATENCY:
+        return f"{difference.gain.n} rounds, in turn"
+    return "image by image" if difference.gain.is_paired else "unpaired: a report lacks the values"
+
+
+def _better(name: str) -> str:
+    return "higher" if name.startswith("label_agreement.") else "lower"
+
+
+def _said(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
+    ours, theirs = candidate["metrics"][name]["value"], champion["metrics"][name]["value"]
+    return f"{name} is {ours:.4g}, the champion's {theirs:.4g}"
