@@ -180,8 +180,8 @@ class Stack:
 
     def run_dir(self, run_id: str) -> Path:
         """The clone of a run."""
-        (found,) = self.runs_dir.glob(f"*-{run_id[:8]}")
-        return found
+        name = self.patiently(f"flow_runs/{run_id}")["name"]
+        return self.runs_dir / f"{name}-{run_id[:8]}"
 
     def branch(self, name: str, changes: Mapping[str, object]) -> str:
         """Push a branch of the repository with other settings; returns its name."""
