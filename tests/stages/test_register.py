@@ -9,6 +9,7 @@ from tests.mlflow_stores import Server, empty_store
 from tests.model_versions import make_artifacts, read
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
+from vivero.registry.lineage_trace import trace
 from vivero.registry.promotion import rollback
 from vivero.registry.versions import list_versions, resolve_model
 from vivero.stages import judge, promote, register
@@ -59,6 +60,31 @@ def test_an_emptied_store_is_filled_again(root: Path, tiny_config: Config):
     run_id = read(elsewhere, "register/registered.json")["run_id"]
     assert len(open_client(elsewhere).get_metric_history(run_id, "train/loss")) == 2
     assert (resolve_model("models:/vivero/1", elsewhere) / "manifest.json").is_file()
+
+
+def test_the_lineage_stands_on_the_run_the_model_and_the_version(root: Path, tiny_config: Config):
+    weights_sha256 = judged(root, tiny_config)
+    register.run(tiny_config, root)
+    register.run(tiny_config, root)
+    client = open_client(root)
+    run_id = read(root, "register/registered.json")["run_id"]
+    (version,) = list_versions(root, "vivero")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    lineage = {"data_digest": "d.dir", "params_sha256": "p", "weights_sha256": weights_sha256}
+    for key, value in lineage.items():
+        assert client.get_run(run_id).data.tags[f"lineage.{key}"] == value
+        assert model.tags[f"lineage.{key}"] == value
+        assert version.tags[f"vivero.lineage.{key}"] == value
+    key = f"register-{weights_sha256}"
+    experiment = client.get_experiment_by_name("vivero").experiment_id
+    (child,) = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = '{key}'")
+    (data,) = child.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("tiny", "d.dir")
+    (item,) = trace("models:/vivero/1", root).runs
+    assert item.run_id == run_id
+    card = client.get_model_version("vivero", "1").description
+    assert len(card) <= 5000
+    assert "## Known limits, memorisation and safety" in card
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from vivero.errors import DataError, TrackingError
 from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
+from vivero.registry.lineage_tags import tag_everywhere
 from vivero.registry.registration import Candidate, register_version
 from vivero.registry.version_card import version_card
 from vivero.registry.versions import ModelVersion
@@ -45,7 +46,8 @@ def run(config: Config, root: Path) -> ModelVersion:
     name = config.registration.model_name
     bundle_dir = train_dir / "bundle"
     card_path = artifacts_dir(root, "register") / "MODEL_CARD.md"
-    write_text(card_path, version_card(_records(root, config)))
+    records = _records(root, config)
+    write_text(card_path, version_card(records))
     if ids.run_id is None:
         raise TrackingError("MLflow took no run of this training; run `vivero register` again")
     reference_dir = artifacts_dir(root, "compute_reference") / "reference"
@@ -60,6 +62,9 @@ def run(config: Config, root: Path) -> ModelVersion:
         per_image_path=evaluate_dir / "per_image.safetensors",
     )
     version, is_new = register_version(root, name, candidate)
+    data_name = records["prepare_data/images/card.json"]["name"]
+    lineage = records["train/bundle/lineage.json"]
+    tag_everywhere(root, version, ids.run_id, lineage, data_name)
     what = "registered as" if is_new else "is already"
     message = f"the model {what} version {version.version} of '{name}'"
     log.info("register: %s", message)
