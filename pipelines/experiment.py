@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pipelines.commands import run_timed
 from pipelines.showing import show_run, show_stages
-from pipelines.turns import one_at_a_time
+from pipelines.turns import one_at_a_time, slot_where_there_is_one
 from pipelines.workspace import Workspace, own_workspace, propose, run_name
 from vivero.config.paths import work_dir
 from vivero.errors import RemoteError, TrackingError, ViveroError
@@ -107,10 +107,10 @@ def pull(stage: str, root: Path) -> float:
 @task(task_run_name="propose dvc.lock", cache_policy=NO_CACHE, persist_result=False)
 def propose_lock(workspace: Workspace) -> str | None:
     """Commit dvc.lock, and nothing else, on a branch of the run; None when it did not change."""
-    return propose(workspace, "dvc.lock", f"dvc.lock: what {workspace.name} made")
+    return propose(workspace, "dvc.lock", "dvc.lock: what a run made of its parent")
 
 
-@flow(name="experiment", persist_result=False)
+@flow(name="experiment", persist_result=False, result_serializer="json")
 def experiment(ref: str = "main", force: bool = False) -> dict[str, float]:
     """Reproduce all stages in order, then check for drift, judge, register and promote.
 
@@ -124,7 +124,8 @@ def experiment(ref: str = "main", force: bool = False) -> dict[str, float]:
         Seconds by stage, also written to work/experiment.json.
     """
     with own_workspace(run_name(), ref) as workspace:
-        seconds = _make(workspace, force)
+        with slot_where_there_is_one("trainer"):
+            seconds = _make(workspace, force)
         show_stages(workspace.root, seconds)
         branch = None if workspace.name is None else propose_lock(workspace)
         seconds |= _act(workspace.root)

@@ -27,7 +27,7 @@ def announce(decision: dict[str, Any]) -> None:
     emit_event(ALARM, resource={"prefect.resource.id": RESOURCE}, payload=payload)
 
 
-@flow(name="monitor", persist_result=False)
+@flow(name="monitor", persist_result=False, result_serializer="json")
 def monitor(ref: str = "main") -> bool:
     """Look at what came in since the last time; returns whether it was reason to train again.
 

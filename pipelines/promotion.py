@@ -18,7 +18,7 @@ def move_champion(action: str, arguments: list[str], root: Path) -> float:
     return run_timed(action, ["vivero.cli.app", action, *arguments], root)
 
 
-@flow(name="promotion", persist_result=False)
+@flow(name="promotion", persist_result=False, result_serializer="json")
 def promotion(
     action: Literal["promote", "rollback"] = "promote",
     version: str | None = None,

@@ -42,11 +42,10 @@ def take_in(root: Path) -> float:
 @task(task_run_name="propose data.dvc", cache_policy=NO_CACHE, persist_result=False)
 def propose_data(workspace: Workspace) -> str | None:
     """Commit data.dvc, and nothing else, on a branch; None when it did not change."""
-    message = f"data.dvc: what {workspace.name} brought in"
-    return propose(workspace, "data.dvc", message, BRANCH_PREFIX)
+    return propose(workspace, "data.dvc", "data.dvc: what came in", BRANCH_PREFIX)
 
 
-@flow(name="refresh-data", persist_result=False)
+@flow(name="refresh-data", persist_result=False, result_serializer="json")
 def refresh_data(
     source: str | None = None,
     ref: str = "main",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 from prefect import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 LEASE_S = 60.0  # renewed while the run lives; Prefect's least
@@ -17,24 +18,51 @@ SERVER_PATIENCE_S = 600.0
 
 log = logging.getLogger(__name__)
 
-
-@contextlib.contextmanager
-def one_at_a_time(name: str) -> Iterator[None]:
-    """Wait for our turn, and have it until the end of the block."""
-    _ensure_limit(name)
-    with concurrency(
-        name, occupy=1, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False
-    ):
-        yield
-
-
-@retry(
+while_server_is_away = retry(
     retry=retry_if_exception_type(httpx.HTTPError),
     stop=stop_after_delay(SERVER_PATIENCE_S),
     wait=wait_fixed(5),
     before_sleep=before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Wait for our turn, and have it until the end of the block."""
+    _ensure_limit(name)
+    with _slot(name):
+        yield
+
+
+@contextlib.contextmanager
+def slot_where_there_is_one(name: str) -> Iterator[None]:
+    """Wait for a slot of a limit that the server's keepers made; without one, go on at once."""
+    if _has_limit(name):
+        with _slot(name):
+            yield
+    else:
+        yield
+
+
+def _slot(name: str) -> contextlib.AbstractContextManager[None]:
+    """A slot whose lease is renewed; a server that is away for a while ends no run."""
+    return concurrency(
+        name, occupy=1, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False
+    )
+
+
+@while_server_is_away
+def _has_limit(name: str) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+@while_server_is_away
 def _ensure_limit(name: str) -> None:
     """Have the server know the limit; two that make it at once both find it."""
     with get_client(sync_client=True) as client:

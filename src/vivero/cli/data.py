@@ -1,16 +1,20 @@
 """`vivero data`: bring images in, check them against their pointer, look at them."""
 
+import contextlib
 import logging
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vivero.cli.dvc_setup import prepare_dvc
+from vivero.config.environment import read_environment
 from vivero.config.paths import data_dir, project_dir, work_dir
 from vivero.errors import DataError
 
@@ -46,22 +50,57 @@ def fetch(
 
 @app.command(name="import")
 def import_images(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The images.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, or s3://bucket/prefix.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the shards go.")] = Path("data"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there now.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Keep what is there now, and add what is new.")
+    ] = False,
+    with_generated: Annotated[
+        bool,
+        typer.Option("--with-generated", help="With --append: also images that Vivero made."),
+    ] = False,
 ) -> None:
     """Turn a folder of images into shards: class folders, or metadata.csv / metadata.jsonl.
 
-    Every file ends as a row of a shard or as a row of quarantine.parquet with its reason.
+    Every file ends as a row of a shard or as a row of quarantine.parquet with its reason. With
+    --append, images that are there already are dropped, and without a new one nothing changes.
 
     Example: vivero data import PHOTOS --out data --overwrite
     """
+    if append and overwrite:
+        raise DataError("--append keeps what --overwrite replaces; ask for one of them")
+    with _folder_of(source) as folder:
+        typer.echo(_imported(folder, out, overwrite, append, with_generated))
+
+
+def _imported(folder: Path, out: Path, overwrite: bool, append: bool, with_generated: bool) -> str:
+    if append:
+        from vivero.data.appending import append_folder
+
+        return append_folder(folder, out, with_generated).text()
     from vivero.data.imagefolder import import_folder
 
-    report = import_folder(folder, out, overwrite=overwrite)
-    typer.echo(report.text())
+    return import_folder(folder, out, overwrite=overwrite).text()
+
+
+@contextlib.contextmanager
+def _folder_of(source: str) -> Iterator[Path]:
+    """The folder that a source is, or into which it is brought for a while."""
+    if "://" not in source:
+        yield Path(source)
+        return
+    from vivero.data.appending import bring_here
+    from vivero.data.incoming import open_source
+
+    opened = open_source(source, Path.cwd(), read_environment().aws_endpoint_url)
+    with tempfile.TemporaryDirectory(prefix="vivero-import-") as name:
+        bring_here(opened, source.partition("://")[2], Path(name))
+        yield Path(name)
 
 
 @app.command()

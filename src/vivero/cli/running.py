@@ -27,6 +27,7 @@ QUIET = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # A failed stage has said why on this very terminal; the flow's traceback would bury it.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # else a failed run's error is kept as a pickle
 }
 
 

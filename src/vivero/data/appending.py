@@ -1,0 +1,205 @@
+"""Adds new images to a data set that is there: what it holds stays as it is, row by row.
+
+Taken is what `import_folder` takes, unless its pixels are there already, its class is none of the
+data set's, or it carries Vivero's own record of having made it: a model that learns from what it
+or its forebears made loses what it never showed.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vivero.data.card import read_card
+from vivero.data.cleaning import file_content
+from vivero.data.folder_files import list_folder
+from vivero.data.folders import new_folder
+from vivero.data.image_files import Refusal
+from vivero.data.imagefolder import import_folder
+from vivero.data.incoming import Source
+from vivero.data.isolation import Limits, map_isolated
+from vivero.data.manifest import inspect_data
+from vivero.data.progress import with_progress
+from vivero.data.provenance import carries_provenance
+from vivero.data.quarantine import (
+    QUARANTINE_NAME,
+    QuarantineRow,
+    read_quarantine,
+    reason_counts,
+    write_quarantine,
+)
+from vivero.data.shards import (
+    SPLITS,
+    ImageRow,
+    Split,
+    read_rows,
+    shard_paths,
+    write_data_set,
+    write_split,
+)
+from vivero.errors import DataError
+
+
+@dataclass(frozen=True)
+class AppendReport:
+    """What came of new files.
+
+    Attributes:
+        counts: Images that were added, by split.
+        num_present: Images whose pixels were there already; they are dropped.
+        reasons: Files that were refused, by reason.
+    """
+
+    counts: dict[Split, int]
+    num_present: int
+    reasons: dict[str, int]
+
+    def text(self) -> str:
+        """The report for a terminal."""
+        said = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+        added = sum(self.counts.values())
+        kept = "" if added else "; the data is as it was"
+        return (
+            f"added {added} images, {self.num_present} were there already, "
+            f"refused {said or 'none'}{kept}"
+        )
+
+
+@dataclass
+class _Sorted:
+    """New images by split, and what was not taken."""
+
+    rows: dict[Split, list[ImageRow]] = field(default_factory=dict)
+    refused: list[QuarantineRow] = field(default_factory=list)
+    num_present: int = 0
+
+
+def bring_here(source: Source, prefix: str, folder: Path) -> None:
+    """Copy all that a source holds into an empty folder, under its names below a prefix.
+
+    Raises:
+        DataError: When a name would lead out of the folder.
+    """
+    arrivals = source.arrivals()
+    for arrival in with_progress(arrivals, len(arrivals), "fetching"):
+        path = (folder / arrival.key.removeprefix(prefix).lstrip("/")).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise DataError(f"'{arrival.key}' leads out of its folder; remove it at the source")
+        content = source.content(arrival.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if isinstance(content, Refusal) else content)
+
+
+def append_folder(
+    folder: Path, data_dir: Path, with_generated: bool = False, num_processes: int = 2
+) -> AppendReport:
+    """Add the images of a folder to data_dir; without a new one nothing is touched.
+
+    Args:
+        folder: Where the new images are, laid out as for `import_folder`; it is only read.
+        data_dir: The data set; replaced by the larger one, whole or not at all.
+        with_generated: Whether images that Vivero made are taken as well.
+        num_processes: How many processes decode.
+
+    Raises:
+        DataError: When folder cannot be read, or data_dir is no data set.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=data_dir.parent) as name:
+        fresh_dir = Path(name) / "fresh"
+        sorted_out = _sorted_out(folder, fresh_dir, data_dir, with_generated, num_processes)
+    counts = {split: len(rows) for split, rows in sorted_out.rows.items()}
+    if counts:
+        _write_larger(data_dir, sorted_out)
+    reasons = reason_counts(sorted_out.refused)
+    return AppendReport(counts, sorted_out.num_present, reasons)
+
+
+def _sorted_out(
+    folder: Path, fresh_dir: Path, data_dir: Path, with_generated: bool, num_processes: int
+) -> _Sorted:
+    result = _Sorted()
+    try:
+        import_folder(folder, fresh_dir, num_processes=num_processes)
+    except DataError:
+        if not (fresh_dir / QUARANTINE_NAME).exists():
+            raise
+        result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
+        return result
+    result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
+    generated = set() if with_generated else _generated_keys(folder, num_processes)
+    present = set(_pixels_by_key(data_dir, num_processes).values())
+    pixels = _pixels_by_key(fresh_dir, num_processes)
+    for split, row in _placed_rows(fresh_dir, data_dir, result):
+        if row.key in generated:
+            detail = "it carries Vivero's record of having made it; --with-generated takes it"
+            result.refused.append(QuarantineRow(None, split, row.key, "generated", detail))
+        elif pixels[split, row.key] in present:
+            result.num_present += 1
+        else:
+            sha256 = pixels[split, row.key]
+            present.add(sha256)
+            result.rows.setdefault(split, []).append(replace(row, key=f"added/{sha256[:24]}"))
+    return result
+
+
+def _generated_keys(folder: Path, num_processes: int) -> set[str]:
+    """Keys of the files that carry the record of a model of ours."""
+    files = list_folder(folder).files
+    answers = map_isolated(is_generated, [file.path for file in files], Limits(num_processes))
+    return {file.key for file, answer in zip(files, answers, strict=True) if answer is True}
+
+
+def is_generated(path: Path) -> bool:
+    """Whether a file carries our record; runs in a worker, since the file may be hostile."""
+    content = file_content(path)
+    return not isinstance(content, Refusal) and carries_provenance(content)
+
+
+def _pixels_by_key(data_dir: Path, num_processes: int) -> dict[tuple[str, str], str]:
+    """Hash of the pixels of every image, by split and key."""
+    rows = inspect_data(data_dir, num_processes).images
+    return {(row.split, row.key): row.facts.pixel_sha256 for row in rows}
+
+
+def _placed_rows(
+    fresh_dir: Path, data_dir: Path, result: _Sorted
+) -> Iterator[tuple[Split, ImageRow]]:
+    """The new images with the data set's own number of their class; others are refused."""
+    names, fresh_names = read_card(data_dir).class_names, read_card(fresh_dir).class_names
+    for split, row in _all_rows(fresh_dir):
+        name = None if row.label is None else fresh_names[row.label]
+        if names and name not in names:
+            known = ", ".join(names)
+            detail = f"its class is {name or 'not given'}; the data set has {known}"
+            result.refused.append(QuarantineRow(None, split, row.key, "unknown_class", detail))
+        else:
+            label = None if name is None or not names else names.index(name)
+            yield split, replace(row, label=label)
+
+
+def _all_rows(data_dir: Path) -> Iterator[tuple[Split, ImageRow]]:
+    for split, paths in shard_paths(data_dir).items():
+        for path in paths:
+            for row in read_rows(path):
+                yield split, row
+
+
+def _write_larger(data_dir: Path, new: _Sorted) -> None:
+    card = read_card(data_dir)
+    quarantine_path = data_dir / QUARANTINE_NAME
+    kept = read_quarantine(quarantine_path) if quarantine_path.exists() else []
+    with new_folder(data_dir, overwrite=True) as part_dir:
+        counts: dict[Split, int] = {}
+        for split in SPLITS:
+            before = (row for place, row in _all_rows(data_dir) if place == split)
+            count = write_split(part_dir, split, _chained(before, new.rows.get(split, [])), card)
+            if count:
+                counts[split] = count
+        refused = [row for row in new.refused if row not in kept]
+        write_quarantine(part_dir / QUARANTINE_NAME, [*kept, *refused])
+        write_data_set(part_dir, card, counts)
+
+
+def _chained(before: Iterator[ImageRow], added: list[ImageRow]) -> Iterator[ImageRow]:
+    yield from before
+    yield from added
