@@ -72,7 +72,8 @@ def test_the_same_weights_make_one_version(root: Path, tiny_config: Config):
     assert version.tags["vivero.lineage.data_digest"] == "d.dir"
 
 
-def test_a_version_comes_back_as_it_went_in(root: Path, tiny_config: Config):
+def test_a_version_comes_back_as_it_went_in(embedded: Path, tiny_config: Config):
+    root = embedded
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     folder = bring_here(root, version)
     original = load_bundle(root / "artifacts" / "train" / "bundle")
@@ -139,7 +140,8 @@ def test_breaking_off_at_any_call_ends_in_one_whole_version(
     assert 5 < fails_at < 39, "the fault never fired, or always"
 
 
-def test_altered_files_in_the_store_are_refused(root: Path, tiny_config: Config):
+def test_altered_files_in_the_store_are_refused(embedded: Path, tiny_config: Config):
+    root = embedded
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     (weights_path,) = (root / "mlartifacts").rglob("diffusion_pytorch_model.safetensors")
     content = bytearray(weights_path.read_bytes())
@@ -149,7 +151,8 @@ def test_altered_files_in_the_store_are_refused(root: Path, tiny_config: Config)
         download(root, version)
 
 
-def test_registering_again_mends_what_was_altered_in_the_store(root: Path, tiny_config: Config):
+def test_registering_again_mends_what_was_altered_in_the_store(embedded: Path, tiny_config: Config):
+    root = embedded
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     (path,) = (root / "mlartifacts").rglob("diffusion_pytorch_model.safetensors")
@@ -195,7 +198,8 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     assert len(list_versions(root, NAME)) == 1
 
 
-def test_an_altered_report_is_refused(root: Path, tiny_config: Config):
+def test_an_altered_report_is_refused(embedded: Path, tiny_config: Config):
+    root = embedded
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
     (path,) = (root / "mlartifacts").rglob("metrics.json")
@@ -205,7 +209,8 @@ def test_an_altered_report_is_refused(root: Path, tiny_config: Config):
         champion_report(root, NAME, "a" * 64)
 
 
-def test_an_altered_report_that_was_added_is_refused(root: Path, tiny_config: Config):
+def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config: Config):
+    root = embedded
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)

@@ -1,0 +1,217 @@
+"""A signed version: whatever is changed, it is refused before it is loaded, and it is said why."""
+
+import base64
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vivero.config.environment import user_config_dir
+from vivero.errors import BundleError, ConfigError
+from vivero.files import sha256_of_file
+from vivero.registry.keys import (
+    PublicKey,
+    SigningKey,
+    _make_key,
+    export_key,
+    public_key_of,
+    signing_key,
+    trusted_keys,
+)
+from vivero.registry.signatures import (
+    SIGNATURE_NAME,
+    Record,
+    check_record,
+    new_record,
+    sign_folder,
+    verify_folder,
+)
+from vivero.registry.versions import require_signature
+
+FILES = ("bundle/config.json", "bundle/unet/weights.safetensors", "metrics.json", "MODEL_CARD.md")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> SigningKey:
+    return SigningKey(_make_key(tmp_path / "keys" / "key.pem"), None)
+
+
+@pytest.fixture
+def keys(key: SigningKey) -> dict[str, PublicKey]:
+    own = public_key_of(key)
+    return {own.fingerprint: own}
+
+
+def folder_of(where: Path, version: str, key: SigningKey) -> tuple[Path, Record, str]:
+    """A signed version, its record, and the hash of its signature."""
+    for name in FILES:
+        path = where / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{name} of version {version} {'x' * 100}".encode())
+    record = new_record("vivero", version, version * 64)
+    return where, record, sign_folder(where, record, key)
+
+
+def load(folder: Path, record: Record, sha256: str, keys: dict[str, PublicKey]) -> None:
+    """What versions.py asks before it gives a folder away."""
+    require_signature(folder, sha256)
+    check_record(verify_folder(folder, keys), record)
+
+
+def any_file(folder: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def flip(folder: Path, rng: random.Random) -> str:
+    path = any_file(folder, rng)
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    return path.name
+
+
+def remove(folder: Path, rng: random.Random) -> str:
+    path = any_file(folder, rng)
+    path.unlink()
+    return path.name
+
+
+def add(folder: Path, rng: random.Random) -> str:
+    name = rng.choice([".gitignore", ".git/config", "bundle/extra.py", "unet/x", "model.sig2"])
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(rng.randbytes(5))
+    return path.name
+
+
+def link(folder: Path, rng: random.Random) -> str:
+    path = any_file(folder, rng)
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(elsewhere)
+    return path.name
+
+
+def rename(folder: Path, rng: random.Random) -> str:
+    path = any_file(folder, rng)
+    path.rename(path.with_name("renamed"))
+    return path.name
+
+
+def truncate(folder: Path, rng: random.Random) -> str:
+    path = any_file(folder, rng)
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+    return path.name
+
+
+def swap(folder: Path, rng: random.Random) -> str:
+    first, second = rng.sample(FILES, 2)
+    content = (folder / first).read_bytes()
+    (folder / first).write_bytes((folder / second).read_bytes())
+    (folder / second).write_bytes(content)
+    return Path(first).name
+
+
+FILE_CHANGES: list[Callable[[Path, random.Random], str]] = [
+    flip, flip, remove, add, link, rename, truncate, swap,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("num_mutations", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_every_change_is_refused_and_said(
+    tmp_path: Path, key: SigningKey, keys: dict[str, PublicKey], num_mutations: int
+):
+    rng = random.Random(7)
+    stranger = SigningKey(_make_key(tmp_path / "stranger" / "key.pem"), None)
+    good, record, sha256 = folder_of(tmp_path / "good", "2", key)
+    older, _, _ = folder_of(tmp_path / "older", "1", key)
+    load(good, record, sha256, keys)
+    refused = 0
+    for number in range(num_mutations):
+        folder = tmp_path / "mutant"
+        shutil.rmtree(folder, ignore_errors=True)
+        kind = number % (len(FILE_CHANGES) + 4)
+        registered = sha256
+        if kind < len(FILE_CHANGES):
+            shutil.copytree(good, folder)
+            said = FILE_CHANGES[kind](folder, rng)
+        elif kind == len(FILE_CHANGES):  # an older signature over the newer files
+            shutil.copytree(good, folder)
+            shutil.copyfile(older / SIGNATURE_NAME, folder / SIGNATURE_NAME)
+            said = SIGNATURE_NAME
+        elif kind == len(FILE_CHANGES) + 1:  # signed by somebody whom nobody trusts
+            shutil.copytree(good, folder)
+            registered, said = sign_folder(folder, record, stranger), "nobody trusts"
+        elif kind == len(FILE_CHANGES) + 2:  # the older version, whole, under the newer number
+            shutil.copytree(older, folder)
+            registered, said = sha256_of_file(folder / SIGNATURE_NAME), "version 1, asked for was 2"
+        else:  # somebody who can also write to the registry alters a file and its hash there
+            shutil.copytree(good, folder)
+            said = any_file_of(folder, rng)
+            (folder / said).write_bytes(rng.randbytes(20))
+            said = Path(said).name
+        with pytest.raises(BundleError) as caught:
+            load(folder, record, registered, keys)
+        assert said in str(caught.value), (number, kind, str(caught.value))
+        refused += 1
+    assert refused == num_mutations
+
+
+def any_file_of(folder: Path, rng: random.Random) -> str:
+    del folder
+    return rng.choice(FILES)
+
+
+def test_a_changed_payload_is_forged_even_if_the_registry_says_otherwise(
+    tmp_path: Path, key: SigningKey, keys: dict[str, PublicKey]
+):
+    folder, record, _ = folder_of(tmp_path / "good", "2", key)
+    path = folder / SIGNATURE_NAME
+    signature = json.loads(path.read_text())
+    payload = base64.b64decode(signature["dsseEnvelope"]["payload"])
+    signature["dsseEnvelope"]["payload"] = base64.b64encode(payload + b" ").decode()
+    path.write_text(json.dumps(signature))
+    with pytest.raises(BundleError, match=r"model\.sig.*forged"):
+        load(folder, record, sha256_of_file(path), keys)
+
+
+def test_reports_may_come_later_and_are_signed_on_their_own(
+    tmp_path: Path, key: SigningKey, keys: dict[str, PublicKey]
+):
+    folder, record, sha256 = folder_of(tmp_path / "good", "2", key)
+    (folder / "reports" / "abc").mkdir(parents=True)
+    (folder / "reports" / "abc" / "metrics.json").write_text("{}")
+    load(folder, record, sha256, keys)
+    with pytest.raises(BundleError, match=r"model\.sig is missing"):
+        verify_folder(folder / "reports" / "abc", keys)
+
+
+def test_a_key_is_made_once_for_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    root = tmp_path / "repository"
+    root.mkdir()
+    assert trusted_keys(root) == {}
+    first = signing_key(root)
+    assert first.path.parent == user_config_dir()
+    assert first.path.stat().st_mode & 0o777 == 0o600
+    assert signing_key(root) == first
+    own = public_key_of(first)
+    assert list(trusted_keys(root)) == [own.fingerprint]
+    exported = export_key(root, own, "ada")
+    assert exported.parent == root / "trusted_keys"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody else"))
+    assert trusted_keys(root)[own.fingerprint].origin == str(exported)
+
+
+def test_a_key_in_the_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = _make_key(tmp_path / "key.pem")
+    monkeypatch.setenv("VIVERO_SIGNING_KEY", str(path))
+    with pytest.raises(ConfigError, match="lies in the repository"):
+        signing_key(tmp_path)
+    path.write_text("no key")
+    with pytest.raises(ConfigError, match="expected an elliptic private key as PEM"):
+        signing_key(tmp_path / "elsewhere")
