@@ -20,7 +20,7 @@ def lineage_tree(trace: Trace) -> Tree:
     target = trace.target
     tree = Tree(_text(f"{target.what} {target.name}", "bold"))
     for key, value in target.facts.items():
-        tree.add(_text(f"{key}: {_shown(value)}"))
+        tree.add(_text(f"{key}: {_shown(value, absent='none')}"))
     if target.lineage:
         _origin(tree, trace)
     _branch(tree, "model versions", map(_version_line, trace.versions))
@@ -106,10 +106,10 @@ def _branch(tree: Tree, title: str, lines: Iterable[str]) -> None:
         branch.add(_text(f"... and {len(shown) - MAX_LINES} more; --json lists all"))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, absent: str = UNKNOWN) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return UNKNOWN if value is None or value == "" else str(value)
+    return absent if value is None or value == "" else str(value)
 
 
 def _text(text: str, style: str = "") -> Text:

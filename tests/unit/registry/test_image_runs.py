@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.mlflow_stores import Server
 from tests.unit.registry.test_lineage_trace import WEIGHTS_1, made_images
-from vivero.config.environment import tracking_uri
 from vivero.errors import DataError, TrackingError
 from vivero.registry.image_runs import FILE_NAME, fetch_batches, remember, send_batches
 from vivero.registry.lineage_records import LineageRecords
@@ -66,10 +64,10 @@ def test_another_machine_finds_an_image_that_lost_its_record(root: Path, samples
 
 
 def test_an_altered_record_in_mlflow_is_left_out(
-    root: Path, samples: Path, caplog: pytest.LogCaptureFixture
+    embedded: Path, root: Path, samples: Path, caplog: pytest.LogCaptureFixture
 ):
     send_batches(root)
-    (path,) = (root / "mlartifacts").rglob(FILE_NAME)
+    (path,) = (embedded / "mlartifacts").rglob(FILE_NAME)
     content = json.loads(path.read_text())
     content["made_with"]["weights_sha256"] = "f" * 64
     path.write_text(json.dumps(content))
@@ -100,14 +98,3 @@ def test_the_record_only_grows(root: Path, samples: Path):
     (root / "made_images.db").write_bytes(b"no database at all, but long enough to look" * 99)
     with pytest.raises(TrackingError, match="cannot be used"):
         MadeImages(root).batches()
-
-
-@pytest.mark.slow
-def test_it_works_over_http(root: Path, samples: Path, server: Server):
-    server.start()
-    assert tracking_uri(root).startswith("http:")
-    remember(root, samples)
-    (root / "made_images.db").unlink()
-    found = trace(str(samples / "00000-0.png"), root)
-    assert found.target.facts["pixels"] == "as recorded"
-    assert [batch.num_images for batch in found.images] == [3]

@@ -53,6 +53,10 @@ class House:
 
 @pytest.fixture
 def house(root: Path) -> House:
+    return built(root, NAME)
+
+
+def built(root: Path, name: str) -> House:
     git(root, "init", "--quiet", "--initial-branch=main")
     first = commit(root, DATA_A, "first")
     second = commit(root, DATA_A, "second: other code")
@@ -60,8 +64,8 @@ def house(root: Path) -> House:
     branch = commit(root, DATA_B, "more data")
     git(root, "checkout", "--quiet", "main")
     client = open_client(root)
-    experiment = client.create_experiment("vivero")
-    client.create_registered_model(NAME)
+    experiment = client.create_experiment(name)
+    client.create_registered_model(name)
     runs = []
     params = sha256_of_file(root / "params.yaml")
     for weights, sha, digest in ((WEIGHTS_1, second, DATA_A), (WEIGHTS_2, branch, DATA_B)):
@@ -72,10 +76,10 @@ def house(root: Path) -> House:
         runs.append(run.info.run_id)
         named = {f"vivero.lineage.{key}": value for key, value in lineage.items()}
         tags = {**named, "vivero.weights_sha256": weights, "vivero.verdict": "promote"}
-        client.create_model_version(NAME, SOURCE, run.info.run_id, tags=tags)
-    client.create_registered_model("others'")
-    client.create_model_version("others'", SOURCE)
-    client.set_registered_model_alias(NAME, "champion", "2")
+        client.create_model_version(name, SOURCE, run.info.run_id, tags=tags)
+    client.create_registered_model(f"{name} of others'")
+    client.create_model_version(f"{name} of others'", SOURCE)
+    client.set_registered_model_alias(name, "champion", "2")
     samples = made_images(root, WEIGHTS_1, {"code_commit": second, "data_digest": DATA_A})
     return House(root, first, second, branch, runs, samples)
 
