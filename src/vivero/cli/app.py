@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from vivero.cli import data, drift, experiments, lineage, models, training, verify
+from vivero.cli import (
+    ab,
+    data,
+    drift,
+    experiments,
+    keys,
+    lineage,
+    model_versions,
+    models,
+    training,
+    verify,
+)
 from vivero.config.paths import project_dir
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
@@ -39,6 +50,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(model_versions.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(ab.app, name="ab")
+ab.add_to(app)
 models.add_to(app)
 lineage.add_to(app)
 experiments.add_to(app)
