@@ -56,6 +56,7 @@ def plot_simulation(rows: Sequence[Row], level: float, path: Path) -> None:
     ours = [row.challenger + row.champion for row in equal]
     alarms.bar(place + 0.2, ours, 0.4, color=COLOUR, label="sequential test")
     alarms.axhline(level, color="black", linestyle="--", linewidth=1, label=f"level {level:g}")
+    alarms.set_ylim(0, 1.4 * max([level, *(row.naive for row in equal)]))
     names = [f"{row.scenario.champion_rate:g}\n{row.scenario.share:g}" for row in equal]
     alarms.set_xticks(place, names, fontsize=8)
     alarms.set_xlabel("share of good outcomes of both; share of the challenger below")

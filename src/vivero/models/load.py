@@ -3,6 +3,7 @@
 Nothing of the bundle is imported or executed; the network is built by our own factory.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as parsed
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
@@ -38,10 +39,17 @@ class NetworkConfig(Section):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with its weights, ready to predict, and what it was built from."""
+    """A network with its weights, ready to predict, and what it was built from.
+
+    Attributes:
+        network: In evaluation mode.
+        config: What it was built from.
+        weights_sha256: Of the very bytes that were loaded, not of a second reading of the file.
+    """
 
     network: nn.Module
     config: NetworkConfig
+    weights_sha256: str
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -85,7 +93,8 @@ def load(bundle_dir: Path) -> LoadedModel:
     config = _read_config(network_dir / CONFIG_NAME)
     weights_path = network_dir / WEIGHTS_NAME
     try:
-        weights = load_file(weights_path)
+        content = weights_path.read_bytes()
+        weights = parsed(content)
     except (OSError, SafetensorError) as error:
         raise BundleError(
             f"cannot read the weights {weights_path}: {error}; expected a whole safetensors "
@@ -99,7 +108,11 @@ def load(bundle_dir: Path) -> LoadedModel:
             f"{weights_path} does not fit {network_dir / CONFIG_NAME}: {error}. "
             f"Make the bundle again, or fetch it again with `dvc checkout`"
         ) from error
-    return LoadedModel(network.eval().requires_grad_(requires_grad=False), config)
+    return LoadedModel(
+        network.eval().requires_grad_(requires_grad=False),
+        config,
+        hashlib.sha256(content).hexdigest(),
+    )
 
 
 def _read_config(path: Path) -> NetworkConfig:

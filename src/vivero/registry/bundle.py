@@ -136,9 +136,11 @@ def load_bundle(bundle_dir: Path) -> Bundle:
         BundleError: When a file is missing, altered, not in the manifest or a link, or is of no
             use; it names it.
     """
-    check_manifest(bundle_dir)
+    listed = check_manifest(bundle_dir)
     config = _read_config(bundle_dir / "config.json")
     loaded = load(bundle_dir)
+    if loaded.weights_sha256 != listed[f"{NETWORK_DIR}/{WEIGHTS_NAME}"]:
+        raise BundleError(f"{bundle_dir / NETWORK_DIR / WEIGHTS_NAME} changed while it was read")
     if loaded.config != config.network:
         raise BundleError(
             f"{bundle_dir / 'config.json'} and {bundle_dir / NETWORK_DIR / 'config.json'} "
@@ -157,7 +159,7 @@ def load_bundle(bundle_dir: Path) -> Bundle:
         schedule=build_schedule(config.diffusion),
         config=config,
         lineage=_read_lineage(bundle_dir / "lineage.json"),
-        weights_sha256=sha256_of_file(bundle_dir / NETWORK_DIR / WEIGHTS_NAME),
+        weights_sha256=loaded.weights_sha256,
     )
 
 
@@ -166,8 +168,11 @@ def weights_sha256_of(bundle_dir: Path) -> str:
     return sha256_of_file(bundle_dir / NETWORK_DIR / WEIGHTS_NAME)
 
 
-def check_manifest(bundle_dir: Path) -> None:
+def check_manifest(bundle_dir: Path) -> dict[str, str]:
     """Compare a bundle's files with its manifest.
+
+    Returns:
+        sha256 of every file by its name, as the manifest has them.
 
     Raises:
         BundleError: Naming the first file that is missing, altered, extra or a link.
@@ -191,6 +196,7 @@ def check_manifest(bundle_dir: Path) -> None:
         else:
             continue
         raise BundleError(f"{bundle_dir / name} {problem}; {AGAIN}")
+    return listed
 
 
 def _hashes(bundle_dir: Path) -> dict[str, str]:
