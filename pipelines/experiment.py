@@ -148,8 +148,9 @@ def _make(workspace: Workspace, force: bool) -> dict[str, float]:
         if is_clone and shares:
             push(stage, root, [*targets, stage])
             targets = []
-    if is_clone and shares:
+    if shares:
         pull("artifacts", root)
+    if is_clone and shares:
         push("run cache", root, ["--run-cache"])
     return seconds
 
