@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -41,7 +42,7 @@ def whole_aliases(stack: Stack) -> dict[str, str]:
     assert "champion" in aliases
     for alias, number in aliases.items():
         assert number in ready, f"{alias} names version {number}, which is not ready"
-        model_id = ready[number]["source"].removeprefix("models:/")
+        (model_id,) = set(re.findall(r"m-[0-9a-f]{32}", ready[number]["source"]))
         files = list(
             s3_dir(stack.settings).glob(f"vivero-mlflow/artifacts/**/{model_id}/**/*.safetensors")
         )

@@ -4,6 +4,7 @@ Everything lies below one folder: a bare repository that runs clone from and pus
 which the services are started, the services, and the clones of the runs.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 DEPLOYMENT = "experiment/local"
 RUN_S = 900.0  # at most, on a busy machine
 MODEL = "vivero"
-SERVICE_OF_STAGES = ("vivero.stages", "torchrun", "torch.distributed")
+STAGE_WORDS = ("vivero.stages", "torchrun", "torch.distributed")  # in a stage's command line
 
 Json = Any
 
@@ -166,10 +167,13 @@ class Stack:
         return {task["name"]: task for task in self.api("task_runs/filter", body)}
 
     def logs(self, run_id: str) -> list[Json]:
-        """What a run and its tasks said."""
-        return list(
-            self.api("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200})
-        )
+        """All that a run and its tasks said, in order."""
+        wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
+        pages = itertools.count(step=200)  # the server gives no more at once
+        found: list[Json] = []
+        while page := self.api("logs/filter", {**wanted, "limit": 200, "offset": next(pages)}):
+            found += page
+        return found
 
     def artifacts(self, run_id: str) -> dict[str, Json]:
         """What a run shows in Prefect's pages, by key."""
@@ -241,7 +245,7 @@ class Stack:
                 line = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if any(name in line for name in SERVICE_OF_STAGES):
+            if any(name in line for name in STAGE_WORDS):
                 lines.append(line)
         return lines
 
