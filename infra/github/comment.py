@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from infra.github.commits import BOT, git
 from infra.github.markdown import MARK, ReportError, render
 from infra.github.outputs import set_outputs
 
 BRANCH = "ci-images"
-BOT = "github-actions[bot]"
 MAX_PICTURE_BYTES, MAX_REPORT_BYTES = 2_000_000, 262_144
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -66,29 +66,18 @@ def publish(picture: bytes, name: str, remote: str) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        _git(root, "init", "--quiet")
-        _git(root, "remote", "add", "origin", remote)
-        old = _git(root, "ls-remote", "origin", f"refs/heads/{BRANCH}").partition("\t")[0]
+        git(root, "init", "--quiet")
+        git(root, "remote", "add", "origin", remote)
+        old = git(root, "ls-remote", "origin", f"refs/heads/{BRANCH}").partition("\t")[0]
         if old:
-            _git(root, "fetch", "--quiet", "--depth", "1", "origin", old)
-            _git(root, "checkout", "--quiet", old)
-        _git(root, "checkout", "--quiet", "--orphan", BRANCH)
+            git(root, "fetch", "--quiet", "--depth", "1", "origin", old)
+            git(root, "checkout", "--quiet", old)
+        git(root, "checkout", "--quiet", "--orphan", BRANCH)
         (root / name).write_bytes(picture)
-        _git(root, "add", "--all")
-        _git(root, "commit", "--quiet", "--message", "Sample grids of pull requests")
+        git(root, "add", "--all")
+        git(root, "commit", "--quiet", "--message", "Sample grids of pull requests")
         lease = f"--force-with-lease=refs/heads/{BRANCH}:{old}"
-        _git(root, "push", "--quiet", lease, "origin", f"HEAD:refs/heads/{BRANCH}")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    who = [
-        "-c",
-        "user.name=github-actions[bot]",
-        "-c",
-        "user.email=actions@users.noreply.github.com",
-    ]
-    command = ["git", *who, "-c", "commit.gpgsign=false", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+        git(root, "push", "--quiet", lease, "origin", f"HEAD:refs/heads/{BRANCH}")
 
 
 def _gh(*arguments: str, body: dict[str, str] | None = None) -> str:

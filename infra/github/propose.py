@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infra.github.commits import commit_file, git
+
 PASSED = ("promote", "first")
 FILES = {"dvc.lock": 1_000_000, "data.dvc": 10_000}  # and their largest size, bytes
 TEXT = re.compile(r"[^\x00-\x1f\x7f`<>\[\]|@]{1,300}")
@@ -46,11 +48,11 @@ def propose(root: Path, folder: Path, run_id: str) -> str | None:
         if (folder / name).is_symlink() or (folder / name).stat().st_size > limit:
             raise ProposalError(f"{name} is no file of at most {limit} bytes")
         shutil.copyfile(folder / name, root / name)
-    if not _git(root, "status", "--porcelain", "--", *FILES):
+    if not any([commit_file(root, name) for name in ("data.dvc", "dvc.lock")]):
         return None
     branch = f"runs/github-{run_id}"
-    if not _git(root, "ls-remote", "origin", f"refs/heads/{branch}"):
-        _push(root, branch)
+    if not git(root, "ls-remote", "origin", f"refs/heads/{branch}"):
+        git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
     body = describe(verdict, _read(folder / "registered.json"))
     _open_pull_request(root, branch, body)
     return branch
@@ -87,13 +89,6 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _push(root: Path, branch: str) -> None:
-    bot = ["-c", "user.name=github-actions[bot]"]
-    bot += ["-c", "user.email=actions@users.noreply.github.com", "-c", "commit.gpgsign=false"]
-    _git(root, *bot, "commit", "--quiet", "--message", "dvc.lock: a retraining", "--", *FILES)
-    _git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
-
-
 def _open_pull_request(root: Path, branch: str, body: str) -> None:
     listed = _gh(root, "pr", "list", "--head", branch, "--state", "all", "--json", "number")
     if json.loads(listed):
@@ -105,16 +100,10 @@ def _open_pull_request(root: Path, branch: str, body: str) -> None:
     _gh(root, "workflow", "run", "ci.yml", "--ref", branch)  # its required check
 
 
-def _git(root: Path, *arguments: str) -> str:
-    return _run(root, ["git", *arguments], None)
-
-
-def _gh(root: Path, *arguments: str, text: str | None = None) -> str:
-    return _run(root, ["gh", *arguments], text)
-
-
-def _run(root: Path, command: list[str], text: str | None) -> str:
-    done = subprocess.run(command, cwd=root, input=text, capture_output=True, text=True, check=True)
+def _gh(root: Path, *arguments: str, text: str = "") -> str:
+    done = subprocess.run(
+        ["gh", *arguments], cwd=root, input=text, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

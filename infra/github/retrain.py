@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.github.commits import commit_file
 from infra.github.outputs import add_summary, set_outputs
 from vivero.cli.planning import stage_order
 from vivero.config.environment import read_environment
@@ -81,7 +82,11 @@ def signing_key(pem: str) -> Iterator[dict[str, str]]:
 
 
 def take_in(root: Path) -> None:
-    """Add what VIVERO_INCOMING holds to data/, hold it to its contract, move data.dvc."""
+    """Add what VIVERO_INCOMING holds to data/, hold it to its contract, move and commit data.dvc.
+
+    Committed before the training, so that its lineage names a clean tree; `make propose` makes the
+    same commit again.
+    """
     source = read_environment().vivero_incoming
     if not source:
         raise ConfigError(
@@ -91,6 +96,7 @@ def take_in(root: Path) -> None:
     _python(root, "import", *VIVERO, "data", "import", source, "--out", "data", "--append")
     _python(root, "validate_data", "-m", "vivero.stages.validate_data")
     _python(root, "dvc add", *DVC, "add", "--quiet", "data")
+    commit_file(root, "data.dvc")
 
 
 def use_remote(root: Path) -> bool:

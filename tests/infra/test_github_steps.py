@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from infra.github.alias import command
+from infra.github.commits import commit_file
 from infra.github.gate import unfit
 from infra.github.propose import ProposalError, describe, propose
 from infra.github.retrain import ACTS, collect, signing_key
@@ -103,6 +104,21 @@ def test_a_second_start_of_the_same_run_changes_nothing(checkout: Path):
     propose(checkout, checkout.parent / "proposal", "42")
     assert git(checkout.parent / "remote.git", "rev-parse", "runs/github-42") == before
     assert sum(arguments[:2] == ["pr", "create"] for arguments, _ in calls(checkout)) == 1
+
+
+def test_the_commit_that_was_trained_is_the_one_that_is_proposed(checkout: Path):
+    trained = checkout.parent / "trained"
+    git(checkout.parent, "clone", "--quiet", str(checkout), str(trained))
+    (trained / "data.dvc").write_text("more outs\n")
+    assert commit_file(trained, "data.dvc")
+    (checkout.parent / "proposal/data.dvc").write_text("more outs\n")
+    propose(checkout, checkout.parent / "proposal", "42")
+    remote = checkout.parent / "remote.git"
+    assert git(remote, "rev-parse", "runs/github-42~1") == git(trained, "rev-parse", "HEAD")
+    assert git(remote, "log", "--format=%s", "-2", "runs/github-42").splitlines() == [
+        "dvc.lock: a retraining",
+        "data.dvc: new images",
+    ]
 
 
 @pytest.mark.parametrize("verdict", ["hold", "reject"])
