@@ -19,6 +19,7 @@ from vivero.registry.bundle import load_bundle
 from vivero.registry.registration import Candidate, _shortened, register_version
 from vivero.registry.versions import (
     SIGNATURE_TAG,
+    WEIGHTS_TAG,
     bring_here,
     champion_drift_reference,
     champion_report,
@@ -287,3 +288,16 @@ def test_an_unreachable_server_is_said_quickly(root: Path, tiny_config: Config, 
     with pytest.raises(TrackingError, match=r"does not answer\. Start it") as caught:
         register_version(root, NAME, candidate)
     assert "geheim" not in str(caught.value)
+
+
+def test_of_two_that_registered_at_once_the_first_stays(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    version, _ = register_version(root, NAME, candidate)
+    client = open_client(root)
+    client.create_model_version(
+        NAME, source=version.source, tags={WEIGHTS_TAG: version.weights_sha256}
+    )
+    assert len(list_versions(root, NAME)) == 2
+    again, is_new = register_version(root, NAME, candidate)
+    assert (again.version, is_new) == ("1", False)
+    assert [item.version for item in list_versions(root, NAME)] == ["1"]
