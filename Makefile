@@ -1,10 +1,12 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-resume bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
+.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
 
 VENV := .venv
 PYTHON ?= python3
 KILLS ?= 20
+OBJECTS ?= 200
+FAULTS ?= 300
 BIN := $(CURDIR)/$(VENV)/bin
 # uv reads no pip configuration; where pip is told of a folder of wheels, uv is told too.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -69,6 +71,12 @@ bench-models: setup  ## tree against plain at equal seconds, hours; goes on wher
 bench-usual: setup  ## our default against diffusers' U-Net in the same time; 1 = target missed
 	@$(BIN)/vivero prepare-data
 	@$(BIN)/python -m bench.against_usual
+
+prove-integrity: setup  ## strike OBJECTS objects in S3 and the cache: all are seen before a stage begins
+	@OBJECTS=$(OBJECTS) $(BIN)/python -m tests.proofs.prove_integrity
+
+prove-store-faults: setup  ## FAULTS faults between DVC and an S3 server: no wrong byte is read
+	@FAULTS=$(FAULTS) $(BIN)/python -m tests.proofs.prove_s3_faults
 
 prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
 	@KILLS=$(KILLS) $(BIN)/python -m tests.proofs.prove_resume

@@ -3,8 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -47,7 +47,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Place:
-    """What was looked at in one place, how long that took, and what is wrong there."""
+    """What was looked at in one place, how long that took, and what is wrong there.
+
+    Attributes:
+        name: "workspace", "cache" or the remote's name.
+        num_files: Files or objects that were read.
+        num_bytes: Of all of them.
+        seconds: That this took.
+        damaged: Those that are not what they should be.
+        missing: Tracked paths, or objects, that are not there.
+        sent: Objects that the remote was given from the cache.
+    """
 
     name: str
     num_files: int
@@ -55,6 +65,7 @@ class Place:
     seconds: float
     damaged: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,10 @@ def verify_all(*, with_remote: bool, mend: bool, as_json: bool) -> int:
     mending = Mending(work_dir(root) / "quarantine" / stamp if mend else None, stamp)
     places = [_workspace(root, mending)]
     with open_stores(root, with_remote=with_remote) as stores:
-        places += [_store(root, store, mending) for store in stores]
+        owners = owners_of_objects(root, stores)
+        places += [_store(store, owners, mending) for store in stores]
+        if mend and with_remote:
+            places[-1] = _filled(places[-1], stores, places[1])
     damaged = [found for place in places for found in place.damaged]
     if as_json:
         report = {"ok": not damaged, "places": [asdict(place) for place in places]}
@@ -111,10 +125,9 @@ def _moved_from_here(root: Path, damage: Found, folder: Path) -> Found:
     return Found(**{**asdict(damage), "moved_to": str(target)})
 
 
-def _store(root: Path, store: Store, mending: Mending) -> Place:
+def _store(store: Store, owners: Mapping[str, str], mending: Mending) -> Place:
     started_at = time.monotonic()
     oids = store.objects()
-    owners = owners_of_objects(root, store)
     seen = list(_with_bar(store, oids))
     damaged = [
         Found(store.name, one.oid, owners.get(one.oid, UNKNOWN), f"md5 {one.oid}", one.problem)
@@ -123,7 +136,7 @@ def _store(root: Path, store: Store, mending: Mending) -> Place:
     ]
     if mending.folder is not None:
         damaged = [_moved_from_store(store, damage, mending) for damage in damaged]
-    missing = sorted(f"{path} ({oid})" for oid, path in owners.items() if oid not in set(oids))
+    missing = sorted(owners.keys() - set(oids))
     seconds = time.monotonic() - started_at
     return Place(
         store.name, len(seen), sum(one.num_bytes for one in seen), seconds, damaged, missing
@@ -134,6 +147,17 @@ def _moved_from_store(store: Store, damage: Found, mending: Mending) -> Found:
     folder = mending.folder or Path()
     target = quarantine_object(store, damage.name, folder, mending.stamp)
     return Found(**{**asdict(damage), "moved_to": target})
+
+
+def _filled(place: Place, stores: list[Store], cached: Place) -> Place:
+    """Send the remote what it lacks now and the cache has whole."""
+    cache, remote = stores
+    bad = {found.name for found in cached.damaged}
+    lacking = {*place.missing, *(found.name for found in place.damaged)} - bad
+    sent = sorted(lacking & set(cache.objects()))
+    for oid in tqdm(sent, "sending", unit="object", disable=None):
+        remote.receive(oid, cache)
+    return replace(place, sent=sent, missing=sorted(set(place.missing) - set(sent)))
 
 
 def _with_bar(store: Store, oids: list[str]) -> Iterator[Examined]:
@@ -152,7 +176,10 @@ def _advice(root: Path, damaged: list[Found], *, is_moved: bool) -> list[str]:
         return [f"vivero verify{option} --mend  moves what is damaged to a quarantine"]
     lines = []
     if is_there:
-        lines.append("dvc push                 sends good copies of this machine's cache")
+        lines.append(
+            "the remote has got what this cache holds whole; where it still lacks something,"
+        )
+        lines.append("vivero verify --remote --mend  on the machine that has it")
     if is_here and has_remote(root):
         lines.append("dvc pull                 brings good copies from the remote")
     if is_here:
@@ -181,6 +208,9 @@ def _print(places: list[Place], advice: list[str]) -> None:
             str(len(place.missing)),
         )
     console.print(table)
+    for place in places:
+        if place.sent:
+            console.print(f"{len(place.sent)} objects of the cache sent to {place.name}")
     for found in (found for place in places for found in place.damaged):
         console.print(_lines_of(found), highlight=False, markup=False, soft_wrap=True)
     if advice:

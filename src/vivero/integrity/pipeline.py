@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
         return dict(document.get("stages") or {})
-    except (OSError, UnicodeDecodeError, YAMLError, AttributeError, ValueError) as error:
+    except (OSError, YAMLError, AttributeError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{path.name} cannot be read ({error}); `git diff {path.name}` shows what has changed, "
             f"`git checkout {path.name}` takes the version of the last commit"

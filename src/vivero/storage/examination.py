@@ -14,6 +14,7 @@ from vivero.errors import RemoteError
 from vivero.storage.stores import Store
 
 BLOCK_BYTES = 1 << 20
+MAX_READINGS = 4
 MAX_THREADS = 16  # of a remote: most of the time is spent waiting
 UNREADABLE = (OSError, TimeoutError, BotoCoreError, ClientError, AiohttpError)
 
@@ -55,7 +56,25 @@ def examine(store: Store, oids: Collection[str]) -> Iterator[Examined]:
 
 
 def examine_object(store: Store, oid: str) -> Examined:
-    """Read one object and hold its bytes against its name."""
+    """Read one object and hold its bytes against its name.
+
+    Two readings must agree before it is called damaged: a proxy that answers twice gives a client
+    the answer to its former question (tests/proofs/fault_proxy.py), and a good object must not be
+    put away for that.
+
+    Raises:
+        OSError: When each reading gives other bytes.
+    """
+    former = None
+    for _ in range(MAX_READINGS):
+        found = _read(store, oid)
+        if found.problem is None or found == former:
+            return found
+        former = found
+    raise OSError(f"{oid} is read with other bytes each time")
+
+
+def _read(store: Store, oid: str) -> Examined:
     digest = hashlib.md5(usedforsecurity=False)
     content, num_bytes, is_listing = [], 0, oid.endswith(".dir")
     with store.fs.open(store.path_of(oid), "rb") as file:

@@ -1,39 +1,41 @@
 """Which tracked file an object belongs to: objects have no names but their hashes."""
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vivero.storage.examination import listing_of
+from vivero.storage.examination import UNREADABLE, listing_of
 from vivero.storage.stores import Store
 
 UNKNOWN = "no file of the current dvc.lock (an older version, or an experiment)"
 
 
-def owners_of_objects(root: Path, store: Store) -> dict[str, str]:
+def owners_of_objects(root: Path, stores: Sequence[Store]) -> dict[str, str]:
     """The path of each object that data.dvc and dvc.lock name, in words for a person.
 
-    The files of a folder are known where its list is whole in the store.
+    The files of a folder are known where its list is readable in one of the stores.
     """
     owners: dict[str, str] = {}
     for path, oid in _tracked(root):
         owners.setdefault(oid, path)
         if oid.endswith(".dir"):
             owners[oid] = f"{path} (the list of its files)"
-            for name, file_oid in _listing(store, oid).items():
+            for name, file_oid in _listing(stores, oid).items():
                 owners.setdefault(file_oid, f"{path}/{name}")
     return owners
 
 
-def _listing(store: Store, oid: str) -> dict[str, str]:
-    path = store.path_of(oid)
-    try:
-        with store.fs.open(path, "rb") as file:
-            return listing_of(file.read()) or {}
-    except OSError:
-        return {}
+def _listing(stores: Sequence[Store], oid: str) -> dict[str, str]:
+    for store in stores:
+        with contextlib.suppress(*UNREADABLE), store.fs.open(store.path_of(oid), "rb") as file:
+            listing = listing_of(file.read())
+            if listing is not None:
+                return listing
+    return {}
 
 
 def _tracked(root: Path) -> list[tuple[str, str]]:

@@ -25,5 +25,4 @@ def quarantine_object(store: Store, oid: str, folder: Path, stamp: str) -> str:
     target = str(store.fs.join(store.top, "quarantine", stamp, oid))
     store.fs.copy(store.path_of(oid), target)
     store.fs.remove(store.path_of(oid))
-    store.forget_what_it_holds()
     return target

@@ -14,7 +14,7 @@ from dvc.config import ConfigError as DvcConfigError
 from dvc.config import NoRemoteError
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc_data.hashfile.db import HashFileDB, get_index
+from dvc_data.hashfile.db import HashFileDB
 
 from vivero.errors import ConfigError
 
@@ -57,12 +57,12 @@ class Store:
         """Where an object lies."""
         return str(self.fs.join(self.path, oid[:2], oid[2:]))
 
-    def forget_what_it_holds(self) -> None:
-        """Clear DVC's note of what a remote has: `dvc push` would not send what it believes there.
+    def receive(self, oid: str, giver: "Store") -> None:
+        """Copy an object from another store, whole or not at all.
 
-        The note is of folders; that one of their files was taken away it would not see.
+        `dvc push` would not: where the list of a folder is there, it believes all its files to be.
         """
-        get_index(self.odb).clear()
+        self.odb.add(giver.path_of(oid), giver.fs, oid)
 
 
 @contextmanager
@@ -79,7 +79,8 @@ def open_stores(root: Path, *, with_remote: bool) -> Iterator[list[Store]]:
             if with_remote:
                 remote = repo.cloud.get_remote()
                 odb = remote.odb
-                stores.append(Store(f"remote '{remote.name}'", odb.fs, odb.path, remote.path, odb))
+                name = f"remote '{remote.name}'"
+                stores.append(Store(name, odb.fs, odb.path, remote.path, odb))
             yield stores
     except NoRemoteError as error:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """The data folder against its pointer, with DVC itself as the oracle."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 from tests.unit.data.tiny import rows, write_tiny
 from vivero.data.description import describe_data, write_contact_sheet
 from vivero.data.quarantine import QuarantineRow, worst_rows, write_quarantine
-from vivero.integrity.data_folder import verify_data
 from vivero.errors import DataError
+from vivero.integrity.data_folder import damaged_data, verify_data
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,50 @@ def test_the_worst_rows_show_every_reason():
     shown = worst_rows([*many, one])
     assert len(shown) == 10
     assert shown[0] == one
+
+
+def test_the_card_holds_the_hashes_of_the_shards(root: Path):
+    assert damaged_data(root) == []
+    change_one(root / "data")
+    (damage,) = damaged_data(root)
+    assert damage.path == "data/train-00000-of-00001.parquet"
+
+
+def test_a_damaged_shard_is_found_when_dvc_has_taken_it_for_a_new_version(root: Path):
+    change_one(root / "data")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=root, check=True)
+    verify_data(root / "data", root / "data.dvc")
+    assert [damage.path for damage in damaged_data(root)] == ["data/train-00000-of-00001.parquet"]
+
+
+def test_a_damaged_card_is_found_by_the_pointer(root: Path):
+    path = root / "data" / "card.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("nobody", "somebody"))
+    (damage,) = damaged_data(root)
+    assert damage.path == "data"
+    assert "card.json has changed" in damage.found
+
+
+def test_a_card_of_another_tool_is_held_to_the_pointer_alone(root: Path, caplog):
+    card_path = root / "data" / "card.json"
+    card_path.chmod(0o644)
+    card = json.loads(card_path.read_text())
+    del card["shards"]
+    card_path.write_text(json.dumps(card))
+    (root / "data.dvc").unlink()
+    with caplog.at_level("INFO", logger="vivero"):
+        assert damaged_data(root) == []
+    assert "no sha256 of the shards" in caplog.text
+
+
+def test_a_shard_that_the_card_does_not_name_is_damage(root: Path):
+    shutil.copy(
+        root / "data/test-00000-of-00001.parquet", root / "data/test-00001-of-00002.parquet"
+    )
+    assert [d.expected for d in damaged_data(root)] == ["no such file"]
+
+
+def test_no_data_is_damage(root: Path):
+    shutil.rmtree(root / "data")
+    assert [damage.found for damage in damaged_data(root)] == ["nothing"]
