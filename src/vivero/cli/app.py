@@ -14,6 +14,7 @@ from vivero.cli import (
     data,
     drift,
     experiments,
+    gates,
     keys,
     lineage,
     model_versions,
@@ -59,6 +60,7 @@ lineage.add_to(app)
 experiments.add_to(app)
 training.add_to(app)
 drift.add_to(app)
+gates.add_to(app)
 verify.add_to(app)
 
 

@@ -102,6 +102,9 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Also a version that the gate did not let pass.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Judge anew and show every gate; promote nothing.")
+    ] = False,
 ) -> None:
     """Make a version the champion, after it made images in a clean process.
 
@@ -109,6 +112,10 @@ def promote(
 
     Example: vivero promote 3 --expect-champion 2 --reason "fewer blurred bags"
     """
+    if explain:
+        from vivero.cli.gates import explain as explain_verdict
+
+        raise typer.Exit(explain_verdict())
     if version is None:
         from vivero.cli.running import run_one_stage
 

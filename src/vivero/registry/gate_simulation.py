@@ -9,6 +9,7 @@ Letters: N samples, H held-out images, D features.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -79,6 +80,7 @@ class Outcome:
         distance_std: Their spread.
         recorded: Change of the champion's recorded figure after each retrain, as such a share, mean
             over chains: with the gate, and with the naive rule.
+        recorded_changes: With the gate, the whole change in every chain.
         fresh: Change of the champion's figure, judged afresh at the end, in every chain.
         changes: Promotions in every chain with the gate, and in the mean with the naive rule.
     """
@@ -92,11 +94,12 @@ class Outcome:
     mean_distance: float
     distance_std: float
     recorded: tuple[list[float], list[float]]
+    recorded_changes: list[float]
     fresh: list[float]
     changes: tuple[list[int], float]
 
 
-def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], None]) -> Outcome:
+def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], object]) -> Outcome:
     """Judge equal and better models, and rows of equal retrains.
 
     Args:
@@ -116,7 +119,7 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
     equal = list(_reports(pool, 0.0, plan.draws, plan.seed, advance))
     figures = np.array([distance_of(report) for report in equal])
     gain = config.min_relative_gain * float(figures.mean())
-    real_share = share_for_gain(pool, gain)
+    (real_share,) = spread_over_cores(partial(share_for_gain, pool), [gain])
     better = list(_reports(pool, real_share, plan.draws, plan.seed + 1, advance))
     places = _pairs(plan)
     pairs = [(equal[ours], equal[theirs]) for ours, theirs in places]
@@ -136,6 +139,7 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
             _mean_course([chain.gate for chain in chains], scale),
             _mean_course([chain.naive for chain in chains], scale),
         ),
+        recorded_changes=[chain.gate[-1] / scale for chain in chains],
         fresh=[chain.fresh / scale for chain in chains],
         changes=(
             [chain.num_changes for chain in chains],
@@ -184,10 +188,10 @@ def share_for_gain(pool: Pool, gain: float) -> float:
     """
     samples, held_out = pool.features[: pool.num_samples], pool.features[pool.num_samples :]
     own, real = moments(samples), moments(held_out)
-    start = frechet_distance(own, pool.reference)
+    start = frechet_distance(pool.reference, own)  # this way round its root is computed once
 
     def gained(share: float) -> float:
-        return start - frechet_distance(_mixture(own, real, share), pool.reference)
+        return start - frechet_distance(pool.reference, _mixture(own, real, share))
 
     if gained(1.0) < gain:
         raise ValueError(
@@ -211,7 +215,7 @@ def _mixture(first: Moments, second: Moments, share: float) -> Moments:
 
 
 def _reports(
-    pool: Pool, real_share: float, count: int, seed: int, advance: Callable[[], None]
+    pool: Pool, real_share: float, count: int, seed: int, advance: Callable[[], object]
 ) -> Iterator[dict[str, Any]]:
     def report(index: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, index])

@@ -1,0 +1,58 @@
+"""`vivero simulate-gates`, and what `vivero promote --explain` shows."""
+
+from typing import Annotated
+
+import typer
+
+from vivero.config.paths import artifacts_dir, project_dir
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("simulate-gates")(simulate_gates)
+
+
+def simulate_gates(
+    trials: Annotated[
+        int, typer.Option(min=2, help="Comparisons with equal models, and with better ones.")
+    ] = 1000,
+    draws: Annotated[
+        int, typer.Option(min=23, help="Models of each kind; the trials are pairs of them.")
+    ] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+) -> None:
+    """Show what the gate does in the long run, by the real rule on real features.
+
+    How often equal models promote, and ones that are better by judge.min_relative_gain; and whether
+    20 equal retrains in a row move the champion's figure. Needs the stages sample and
+    compute_reference. Writes work/simulate_gates/gates.json and gates.png; ends with 1 when a
+    target is missed.
+
+    Example: vivero simulate-gates --draws 200
+    """
+    from vivero.cli.simulating_gates import simulate_gates as simulate
+
+    raise typer.Exit(simulate(trials, draws, seed))
+
+
+def explain() -> int:
+    """Judge anew, and print every gate; nothing is promoted.
+
+    Returns:
+        Exit code of the judgement: a refusal is a result, not a failure.
+    """
+    from rich.console import Console
+
+    from vivero.cli.running import run_one_stage
+    from vivero.files import read_json
+    from vivero.registry.verdict_page import verdict_table
+
+    exit_code = run_one_stage("judge", outside_dvc=True, force=False)
+    if exit_code:
+        return exit_code
+    folder = artifacts_dir(project_dir(), "judge")
+    console = Console(width=max(120, Console().width))
+    console.print(verdict_table(read_json(folder / "verdict.json")))
+    written = ", ".join(sorted(path.name for path in folder.glob("verdict.*")))
+    typer.echo(f"artifacts/judge holds {written}; `vivero promote` acts on it")
+    return 0
