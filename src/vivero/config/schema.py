@@ -343,8 +343,13 @@ class JudgeConfig(Section):
     max_frechet_over_floor: PositiveFloat
     min_label_agreement: Share
     max_copied_share: Share
+    max_unusable_share: Share
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_relative_gain: Annotated[float, Field(ge=0, lt=1)]
+    margins: JudgeMargins
+    require_clean_tree: bool
+    latency_batch_images: Positive
+    latency_budget_s: NonNegative
 
 
 class RegisterConfig(Section):
@@ -352,6 +357,8 @@ class RegisterConfig(Section):
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     experiment: Annotated[str, Field(min_length=1)]
+    provider: str | None = None
+    contact: str | None = None
 
 
 class PromoteConfig(Section):

@@ -32,6 +32,8 @@ from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import bundle_config
 from vivero.registry.card import CardFacts, model_card
 from vivero.registry.versions import resolve_model
+from vivero.tracking.energy import energy_record
+from vivero.tracking.journal import read_journal
 from vivero.tracking.tracker import MemoryTracker, RunIds
 from vivero.training.batches import Batches
 from vivero.training.checkpoints import CheckpointStore
@@ -41,8 +43,8 @@ from vivero.training.loop import Outlets, loss_by_halflife, train
 from vivero.training.loss import build_objective
 from vivero.training.previews import Previews, preview_spec
 from vivero.training.profiling import PhaseShare, profile_training, share_of_the_rest
-from vivero.training.record import tracked, write_record
-from vivero.training.resume import resume
+from vivero.training.record import JOURNAL, tracked, write_record
+from vivero.training.resume import resume, surroundings
 from vivero.training.signals import Stopped
 from vivero.training.state import TrainState, new_train_state, restore_tensors, start_from
 from vivero.training.step import Rig, build_rig
@@ -82,7 +84,7 @@ def run(config: Config, root: Path) -> None:
         with only_trainer_of(inputs, workers):
             trained = train_model(inputs, workers)
             if workers.is_first:
-                write_outputs(inputs, trained)
+                write_outputs(inputs, trained, workers)
 
 
 def config_of(config: TrainConfig, workers: Workers) -> TrainConfig:
@@ -242,7 +244,7 @@ def new_previews(inputs: TrainInputs, rig: Rig) -> Previews:
     )
 
 
-def write_outputs(inputs: TrainInputs, trained: Trained) -> None:
+def write_outputs(inputs: TrainInputs, trained: Trained, workers: Workers) -> None:
     """Write artifacts/train from a complete run."""
     state, out_dir = trained.state, artifacts_dir(inputs.root, STAGE)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -274,6 +276,13 @@ def write_outputs(inputs: TrainInputs, trained: Trained) -> None:
         "weights_sha256": weights_sha256,
         "resumed_from": state.resumed_from,
         "other_surroundings": state.other_surroundings,
+        "surroundings": surroundings(workers, inputs.config.train),
+        "energy": energy_record(
+            read_journal(out_dir / JOURNAL),
+            workers.num_processes,
+            workers.num_machines,
+            has_gpu=workers.device.type == "cuda",
+        ),
     }
     write_json(out_dir / "summary.json", summary)
     log.info("train made %s", summary["made"])

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from vivero.errors import TrackingError
 from vivero.files import write_whole
 
-EntryKind = Literal["run", "metrics", "image", "artifact", "status"]
+EntryKind = Literal["run", "metrics", "image", "artifact", "status", "energy"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Entry:
         kind: What is recorded.
         time_ms: When, in milliseconds since 1970.
         images_seen: The clock of the training; None for what belongs to the whole run.
-        values: Of metrics: name to number. Of a run: the fields of `RunSpec`.
+        values: Of metrics and energy: name to number. Of a run: the fields of `RunSpec`.
         key: Name of an image; folder of an artifact; the new status.
         path: File of an image or artifact, relative to the journal's folder where it lies in it.
     """

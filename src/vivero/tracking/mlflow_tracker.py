@@ -5,12 +5,13 @@ The training writes one line and goes on; whatever MLflow does, it neither waits
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vivero.config.environment import tracking_uri
 from vivero.errors import TrackingError
+from vivero.tracking.energy import EnergyMeter
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.server import is_reachable, without_credentials
 from vivero.tracking.system import SystemSampler
@@ -27,7 +28,7 @@ HURRY_S = 5.0  # for the same when the machine is about to be taken away
 log = logging.getLogger(__name__)
 
 
-def open_tracker(root: Path, spec: RunSpec) -> Tracker:
+def open_tracker(root: Path, spec: RunSpec, gpu_uuids: Sequence[str] = ()) -> Tracker:
     """A tracker that continues the run of spec.run_key, or begins it.
 
     An MLflow that does not answer is said at once and stops nothing.
@@ -35,6 +36,7 @@ def open_tracker(root: Path, spec: RunSpec) -> Tracker:
     Args:
         root: Top of the repository.
         spec: What to call the run, and where its journal lies.
+        gpu_uuids: Graphics cards whose energy is recorded.
 
     Returns:
         A running tracker; close it.
@@ -46,19 +48,20 @@ def open_tracker(root: Path, spec: RunSpec) -> Tracker:
             "and sent when MLflow is back, at the latest by `vivero run` (stage register)",
             without_credentials(uri), spec.journal_path,
         )  # fmt: skip
-    return MlflowTracker(root, spec)
+    return MlflowTracker(root, spec, gpu_uuids)
 
 
 class MlflowTracker:
     """Writes the journal; a daemon thread sends it."""
 
-    def __init__(self, root: Path, spec: RunSpec) -> None:
+    def __init__(self, root: Path, spec: RunSpec, gpu_uuids: Sequence[str] = ()) -> None:
         """Open the journal, say whose it is, and start the thread."""
         self._root = root
         self._journal = Journal(spec.journal_path)
         self._journal.append(Entry("run", values=spec.to_values()))
         self._journal.append(Entry("status", key="RUNNING"))
         self._system = SystemSampler()
+        self._energy = EnergyMeter(gpu_uuids)
         self._mirror: Mirror | None = None
         self._mirror_made = threading.Lock()
         self._closing = threading.Event()
@@ -73,7 +76,9 @@ class MlflowTracker:
     def log_metrics(self, values: Mapping[str, float], images_seen: int) -> None:
         """Record numbers, and beside them, now and then, how busy the machine is."""
         numbers = {name: float(value) for name, value in values.items()}
-        numbers |= self._system.sample_if_due()
+        if busy := self._system.sample_if_due():
+            numbers |= busy
+            self._note_energy()
         self._journal.append(Entry("metrics", images_seen=images_seen, values=numbers))
 
     def log_image(self, key: str, path: Path, images_seen: int) -> None:
@@ -102,6 +107,7 @@ class MlflowTracker:
 
     def close(self, status: RunStatus) -> None:
         """End the journal, wait a bounded time for MLflow, and say what is left."""
+        self._note_energy()
         self._journal.append(Entry("status", key=status))
         self._journal.close()
         self._closing.set()
@@ -114,6 +120,10 @@ class MlflowTracker:
                 "all points" if num_left is None else f"{num_left} points",
                 self._journal.path, without_credentials(tracking_uri(self._root)),
             )  # fmt: skip
+
+    def _note_energy(self) -> None:
+        """No images_seen: what a training does again after a kill it pays again."""
+        self._journal.append(Entry("energy", values=self._energy.since_last()))
 
     def _recorded_path(self, path: Path) -> str:
         folder = self._journal.path.parent.resolve()

@@ -52,6 +52,12 @@ class Workers:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
+    @property
+    def num_machines(self) -> int:
+        """Over how many machines the processes are spread, as torchrun says it; else 1."""
+        per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", self.num_processes))
+        return max(1, self.num_processes // per_machine)
+
     def share_of(self, batch_images: int) -> slice:
         """The images of the joint batch that are this process's, as a range."""
         size = batch_images // self.num_processes

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vivero.errors import TrackingError
 from vivero.files import write_whole
 from vivero.tracking.journal import read_journal
@@ -23,7 +25,9 @@ JOURNAL = "journal.jsonl"
 def tracked(inputs: TrainInputs, workers: Workers) -> Iterator[Tracker]:
     """The run's tracker (of the first worker), closed with how the run ended."""
     tracker: Tracker = (
-        open_tracker(inputs.root, run_spec(inputs)) if workers.is_first else MemoryTracker()
+        open_tracker(inputs.root, run_spec(inputs), gpu_uuids(workers))
+        if workers.is_first
+        else MemoryTracker()
     )
     try:
         yield tracker
@@ -32,6 +36,14 @@ def tracked(inputs: TrainInputs, workers: Workers) -> Iterator[Tracker]:
             tracker.close("KILLED" if isinstance(error, Stopped) else "FAILED")
         raise
     tracker.close("FINISHED")
+
+
+def gpu_uuids(workers: Workers) -> list[str]:
+    """Names of the graphics cards that the workers of this machine use; none on processors."""
+    if workers.device.type != "cuda":
+        return []
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [f"GPU-{card.uuid}" for card in cards]
 
 
 def run_spec(inputs: TrainInputs) -> RunSpec:
