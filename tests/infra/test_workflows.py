@@ -225,6 +225,15 @@ def test_ci_is_one_required_check_over_all_its_jobs():
     assert {"check", "test"} <= {t for names in targets(WORKFLOWS["ci"]).values() for t in names}
 
 
+def test_the_script_of_ci_calls_the_targets_of_the_workflow():
+    script = REPOSITORY / ".ci/run"
+    found = subprocess.run([BIN / "shellcheck", "--severity=style", script], capture_output=True)
+    assert found.returncode == 0, found.stdout.decode()
+    called = set(re.findall(r"^make ([a-z-]+)$", script.read_text(), re.MULTILINE))
+    assert called == {"check", "test"}
+    assert called <= {t for names in targets(WORKFLOWS["ci"]).values() for t in names}
+
+
 def test_retraining_starts_as_promised_and_never_from_a_pull_request():
     retrain = WORKFLOWS["retrain"]
     assert triggers(retrain) == {"schedule", "workflow_dispatch", "repository_dispatch", "push"}
