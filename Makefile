@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
+.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume prove-flows prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
 
 VENV := .venv
 PYTHON ?= python3
@@ -89,6 +89,9 @@ services-down: setup  ## end what `make services` started, and nothing else
 
 prove-services: setup  ## runs on real services, each of which is killed in the middle of one
 	@$(BIN)/python -m tests.proofs.prove_services
+
+prove-flows: setup  ## kill runs at CELLS places of the matrix and compare what comes of them
+	@$(BIN)/python -m tests.proofs.prove_flows
 
 format: setup  ## put the code into form
 	$(BIN)/ruff check --fix .
