@@ -4,7 +4,11 @@ The tests here strike a tiny pipeline; `make prove-integrity` strikes 200 object
 """
 
 import itertools
+import os
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,7 @@ from tests.proofs.stored_objects import (
     targets_of,
     ways_of,
 )
-from tests.proofs.tiny_pipeline import make_pipeline
+from tests.proofs.tiny_pipeline import REPOSITORY, make_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what DVC imports
 READERS = {
@@ -45,3 +49,38 @@ def test_every_way_to_strike_every_object_of_the_cache_is_seen_before_the_stage(
     assert len(seen) >= 12
     assert set(seen.values()) <= {ENTRY_SAW, DVC_SAW}, seen
     assert ENTRY_SAW in seen.values()
+
+
+LAST_LINE = re.compile(r"(\d+) objects struck, (\d+) seen before the stage began")
+NO_WRONG_BYTE = re.compile(r"(\d+) faults in \d+ commands: 0 objects half written, 0 wrong reads")
+    r"(\d+) faults in \d+ commands: 0 objects half written, 0 wrong reads"
+)
+
+
+def last_line_of(module: str, **environment: str) -> str:
+    process = subprocess.run(
+        [sys.executable, "-m", f"tests.proofs.{module}"],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return process.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_hundred_struck_objects_of_the_real_pipeline_are_all_seen():
+    found = LAST_LINE.match(last_line_of("prove_integrity", OBJECTS="200"))
+    assert found is not None
+    assert found.groups() == ("200", "200")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_three_hundred_faults_of_a_store_lead_to_no_wrong_byte():
+    found = NO_WRONG_BYTE.match(last_line_of("prove_s3_faults", FAULTS="300"))
+    assert found is not None
+    assert int(found[1]) >= 300
