@@ -21,6 +21,7 @@ QUIET = {
 # What a person set for another server must not reach ours.
 FOREIGN = ("AWS_", "MLFLOW_", "PREFECT_", "PG", "RCLONE_", "VIVERO_DVC", "VIVERO_REPOSITORY")
 BIN = Path(sys.executable).parent
+LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 STOP_S = {"postgres": 30, "s3": 10, "mlflow": 20, "prefect": 30, "worker": 90}  # a trainer saves
 
 
@@ -64,6 +65,8 @@ def secret_environment(settings: Settings, service: str, env: dict[str, str]) ->
         "prefect": {
             **home,
             "PREFECT_API_URL": env["PREFECT_API_URL"],
+            # in memory, its default, a restart of the server would leave slots taken for ever
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": settings.database_url(
                 "asyncpg", "prefect", password
             ),

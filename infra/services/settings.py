@@ -23,7 +23,6 @@ DATABASES = ("mlflow", "prefect")
 POOLS = {"local": "process", "docker": "docker", "kubernetes": "kubernetes"}
 DATABASE_USER = "vivero"
 DATABASE_PASSWORD = "VIVERO_POSTGRES_PASSWORD"  # noqa: S105  # the name of a variable
-LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 MARK = "VIVERO_SERVICES"  # in the environment of all that was started, and of its children
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
@@ -118,8 +117,6 @@ def write_env(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": settings.address("prefect") + "/api",
         "PREFECT_HOME": str(settings.folder / "prefect"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation for dead runs expects
-        # in memory, its default, a restart of the server would leave slots taken for ever
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
         "PREFECT_CLIENT_MAX_RETRIES": "7",  # four minutes: a server that comes back is waited for
         "AWS_ENDPOINT_URL": s3,
         "MLFLOW_S3_ENDPOINT_URL": s3,
