@@ -27,7 +27,12 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def post(api: str, path: str, **values: object) -> dict[str, object]:
-    answer = requests.post(f"{api}/{path}", json=values, timeout=120)
+    """As Prefect's client does: again when sqlite, locked by another writer, makes it say 503."""
+    for attempt in range(12):
+        answer = requests.post(f"{api}/{path}", json=values, timeout=120)
+        if answer.status_code != requests.codes.unavailable:
+            break
+        time.sleep(0.5 * 1.5**attempt)
     answer.raise_for_status()
     return dict(answer.json())
 
