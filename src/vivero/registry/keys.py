@@ -64,7 +64,7 @@ def signing_key(root: Path) -> SigningKey:
     Raises:
         ConfigError: When it is missing, no elliptic key, needs another password, or lies in root.
     """
-    found = _existing_key() or SigningKey(_make_key(user_config_dir() / KEY_NAME), None)
+    found = _existing_key() or SigningKey(_own_key(), None)
     if found.path.resolve().is_relative_to(root.resolve()):
         raise ConfigError(
             f"the signing key {found.path} lies in the repository, where it can be committed or "
@@ -119,8 +119,21 @@ def _existing_key() -> SigningKey | None:
         secret = environment.vivero_signing_key_password
         password = secret.get_secret_value().encode() if secret else None
         return SigningKey(environment.vivero_signing_key, password or None)
-    path = user_config_dir() / KEY_NAME
+    try:
+        path = user_config_dir() / KEY_NAME
+    except RuntimeError:  # a user without a home has no key there
+        return None
     return SigningKey(path, None) if path.exists() else None
+
+
+def _own_key() -> Path:
+    try:
+        return _make_key(user_config_dir() / KEY_NAME)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        raise ConfigError(
+            f"cannot make a signing key in your folder of settings: {error}; let "
+            f"VIVERO_SIGNING_KEY name one (`openssl ecparam -name prime256v1 -genkey -noout`)"
+        ) from error
 
 
 def _make_key(path: Path) -> Path:

@@ -215,3 +215,13 @@ def test_a_key_in_the_repository_is_refused(tmp_path: Path, monkeypatch: pytest.
     path.write_text("no key")
     with pytest.raises(ConfigError, match="expected an elliptic private key as PEM"):
         signing_key(tmp_path / "elsewhere")
+
+
+def test_without_a_place_for_a_key_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    assert trusted_keys(tmp_path) == {}
+    with pytest.raises(ConfigError, match="let VIVERO_SIGNING_KEY name one"):
+        signing_key(tmp_path)
