@@ -53,8 +53,6 @@ def test_every_way_to_strike_every_object_of_the_cache_is_seen_before_the_stage(
 
 LAST_LINE = re.compile(r"(\d+) objects struck, (\d+) seen before the stage began")
 NO_WRONG_BYTE = re.compile(r"(\d+) faults in \d+ commands: 0 objects half written, 0 wrong reads")
-    r"(\d+) faults in \d+ commands: 0 objects half written, 0 wrong reads"
-)
 
 
 def last_line_of(module: str, **environment: str) -> str:
