@@ -74,6 +74,7 @@ class Proof:
         said = self.stack.command("infra.services", "up").stdout
         assert self.processes() == before, "a second start changed what runs"
         assert "as before" in said
+        self.stack.quiet_schedules()
         self.stack.publish_data()
         self.say("services started, and again: nothing changed")
 

@@ -143,6 +143,13 @@ class Stack:
         """What Prefect knows of the deployment."""
         return self.patiently(f"deployments/name/{DEPLOYMENT}")
 
+    def quiet_schedules(self) -> None:
+        """Switch off what would fire by itself meanwhile: the proof makes its own schedule."""
+        for deployment in self.api("deployments/filter", {}):
+            for schedule in deployment["schedules"]:
+                path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+                self.api(path, {"active": False}, method="PATCH")
+
     def state(self, run_id: str) -> str:
         """Type of the state of a run."""
         return str(self.patiently(f"flow_runs/{run_id}")["state_type"])
