@@ -28,6 +28,7 @@ DRAIN_S = 2.0  # for what a command said last to arrive; what it left behind may
 NUM_REMEMBERED_LINES = 60
 PATIENCE_S = 70.0  # a trainer that is told to stop ends its step and saves, within 60 s
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+WHO_AND_KEY = re.compile(r"://[^/@\s]+@")  # of an address; no log may show it
 # What DVC, its S3 client and git say when nobody answers; their exit codes do not tell.
 UNREACHABLE = re.compile(
     r"could ?n[o']t connect|connection (refused|reset|was closed|aborted|timed out)"
@@ -192,5 +193,6 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> st
         check=False,
     )
     if result.returncode:
-        raise RemoteError(f"`git {' '.join(arguments)}` in {root} failed: {result.stderr.strip()}")
+        said = f"`git {' '.join(arguments)}` in {root} failed: {result.stderr.strip()}"
+        raise RemoteError(WHO_AND_KEY.sub("://***@", said))
     return result.stdout.strip()

@@ -4,6 +4,7 @@ The decision, its reasons and its memory (what was seen, the cool-down) are thos
 `vivero.stages.monitor`; this flow only passes them on, under a key that stands for one alarm.
 """
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -11,13 +12,20 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from pipelines.experiment import act
-from pipelines.workspace import own_workspace, run_name
+from pipelines.commands import run_timed
+from pipelines.experiment import retried
+from pipelines.workspace import incoming_address, own_workspace, run_name
 from vivero.config.paths import artifacts_dir
 from vivero.files import read_json
 
 ALARM = "vivero.drift.alarm"
 RESOURCE = "vivero.monitor"
+
+
+@retried
+def look(stage: str, source: str, root: Path) -> float:
+    """Test what came in at a source. Returns seconds."""
+    return run_timed(stage, ["vivero.cli.app", "monitor", "--source", source], root)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -35,7 +43,7 @@ def monitor(ref: str = "main") -> bool:
         ref: Branch or tag whose settings hold.
     """
     with own_workspace(run_name(), ref) as workspace:
-        act("monitor", workspace.root)
+        look("monitor", incoming_address(workspace.root), workspace.root)
         decision = read_json(artifacts_dir(workspace.root, "monitor") / "decision.json")
         reasons = "\n".join(f"- {reason}" for reason in decision["reasons"]) or "- no reason to act"
         said = f"**{decision['num_new']} new images.**\n\n{reasons}"

@@ -10,10 +10,8 @@ from prefect.runtime import deployment
 
 from pipelines.commands import run_timed
 from pipelines.experiment import bring_data, has_remote, push, retried
-from pipelines.workspace import Workspace, own_workspace, propose, run_name
-from vivero.config.environment import read_environment
-from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir
+from pipelines.workspace import Workspace, incoming_address, own_workspace, propose, run_name
+from vivero.config.paths import artifacts_dir
 from vivero.files import read_json
 
 BRANCH_PREFIX = "data/"
@@ -65,9 +63,8 @@ def refresh_data(
     """
     with own_workspace(run_name(), ref) as workspace:
         root = workspace.root
-        watched = read_environment().vivero_incoming or load_config(root / PARAMS).monitor.source
         bring_data(root)
-        import_new("import", source or watched, root, with_generated)
+        import_new("import", incoming_address(root, source), root, with_generated)
         validate(root)
         take_in(root)
         made = read_json(artifacts_dir(root, "validate_data") / "summary.json")["made"]

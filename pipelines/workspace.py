@@ -24,7 +24,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 
 from pipelines.commands import git
 from vivero.config.environment import read_environment
-from vivero.config.paths import project_dir, work_dir
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.errors import ConfigError, RemoteError
 from vivero.files import write_whole
 
@@ -91,6 +92,13 @@ def house() -> House | None:
         remote=env.vivero_dvc_remote,
         endpoint=env.aws_endpoint_url,
     )
+
+
+def incoming_address(root: Path, source: str | None = None) -> str:
+    """Where new images come in: a relative folder is the driver's, not a run's own."""
+    watched = read_environment().vivero_incoming or load_config(root / PARAMS).monitor.source
+    address = source or watched
+    return address if "://" in address else str((project_dir() / address).resolve())
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import workspace
+from pipelines import commands, workspace
 from pipelines.workspace import BASE, House, Workspace, own_workspace, propose
 from vivero.errors import ConfigError, RemoteError
 
+REPOSITORY = Path(__file__).parents[2]
 WHO = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
 
 
@@ -119,6 +120,25 @@ def test_a_branch_that_is_not_there_is_named(house: House, monkeypatch: pytest.M
     assert not (house.runs_dir / "run").exists()
 
 
+def test_a_refusal_of_git_shows_no_password(tmp_path: Path):
+    with pytest.raises(RemoteError) as refused:
+        commands.git(tmp_path, "clone", "--quiet", "file://somebody:secret@/nowhere", "x")
+    assert "secret" not in str(refused.value)
+    assert "://***@" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "address"),
+    [("s3://bucket/in", "s3://bucket/in"), ("incoming", str(REPOSITORY / "incoming"))],
+)
+def test_a_relative_folder_of_new_images_is_the_drivers(
+    source: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("VIVERO_INCOMING", "s3://other/place")
+    assert workspace.incoming_address(tmp_path, source) == address
+    assert workspace.incoming_address(tmp_path) == "s3://other/place"
+
+
 def test_a_run_in_a_clone_needs_a_tracking_server(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ConfigError, match="would go away with its clone"):
@@ -128,4 +148,4 @@ def test_a_run_in_a_clone_needs_a_tracking_server(house: House, monkeypatch: pyt
 def test_without_a_repository_a_run_works_where_it_was_started(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("VIVERO_REPOSITORY", raising=False)
     with own_workspace("run", "main") as place:
-        assert place == Workspace(Path(__file__).parents[2], None)
+        assert place == Workspace(REPOSITORY, None)
