@@ -56,7 +56,9 @@ def pool_of(exhibit: Exhibit) -> Pool:
         samples.images, features, reference.features, reference.held_out[:count]
     )
     rest = np.zeros(len(reference.held_out) - len(unusable.held_out), dtype=np.bool_)
-    shares = {"unusable_share": np.concatenate([unusable.samples, unusable.held_out, rest])}
+    shares = {
+        "unusable_share.simulated": np.concatenate([unusable.samples, unusable.held_out, rest])
+    }
     path = exhibit.reference_dir / CLASSIFIER_NAME
     if path.exists():
         network = load_classifier(path)
