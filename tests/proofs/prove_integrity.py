@@ -21,6 +21,9 @@ from rich.table import Table
 from tests.end_to_end.conftest import Clone, draw_images, make_clone
 from tests.proofs import s3_server
 from tests.proofs.stored_objects import (
+    DVC_SAW,
+    ENTRY_SAW,
+    VERIFY_SAW,
     Trial,
     cache_path,
     forget,
@@ -131,12 +134,12 @@ def mended(clone: Clone, client: Any) -> bool:
 
 def table_of(done: list[tuple[str, Trial]]) -> Table:
     """Where, in which way, how many, and who saw it."""
-    table = Table("where", "way", "struck", "seen", "by the entry", "by DVC")
+    table = Table("where", "way", "struck", "seen", "by the entry", "by DVC", "by verify")
     for place, way in dict.fromkeys((place, trial.way) for place, trial in done):
         seen = [trial.seen_by for where, trial in done if (where, trial.way) == (place, way)]
         by = Counter(seen)
         num_seen = sum(who is not None for who in seen)
-        counts = (len(seen), num_seen, by["the entry of the stage"], by["DVC itself"])
+        counts = (len(seen), num_seen, by[ENTRY_SAW], by[DVC_SAW], by[VERIFY_SAW])
         table.add_row(place, way, *map(str, counts))
     return table
 
@@ -167,7 +170,7 @@ def prove(folder: Path, num_objects: int, console: Console) -> bool:
     console.print(f"whole `dvc repro train` stopped: {num_stopped} of {NUM_OF_WHOLE_COMMANDS}")
     console.print(f"`vivero verify --mend`, `dvc pull`: {'mended' if is_mended else 'NOT MENDED'}")
     console.print(
-        f"{len(done)} objects struck, {num_seen} seen before the stage began ({struck_s:.0f} s)"
+        f"{len(done)} objects struck, {num_seen} seen before a bad byte was read ({struck_s:.0f} s)"
     )
     is_control = alone[None] == alone.total()
     is_all = num_seen == len(done) == num_objects and num_stopped == NUM_OF_WHOLE_COMMANDS

@@ -15,10 +15,15 @@ from tests.proofs.corruption import OF_FILES, OF_LISTS, SWAPPED
 from tests.proofs.s3_server import BUCKET
 from vivero.errors import IntegrityError
 from vivero.integrity.entry import verify_inputs
-from vivero.storage.examination import listing_of
+from vivero.integrity.hashing import md5_of_path
+from vivero.storage.examination import examine_object, listing_of
+from vivero.storage.stores import open_stores
 
 REMOTE_FOLDER = "store"
 DVC_SAW, ENTRY_SAW = "DVC itself", "the entry of the stage"
+# DVC reads a folder's list from the remote where that of the cache is no list: then the stage reads
+# whole bytes, nothing stops it, and `vivero verify` names the object.
+VERIFY_SAW = "vivero verify, and the stage reads whole bytes"
 
 
 @dataclass(frozen=True)
@@ -170,4 +175,10 @@ def seen_by(root: Path, target: Target, *, by_pull: bool, with_entry: bool = Tru
         verify_inputs(root, target.reader)
     except IntegrityError:
         return ENTRY_SAW
-    return None
+    is_whole = md5_of_path(root / target.out) == locked_md5(root, target.out)
+    return VERIFY_SAW if is_whole and is_named_by_verify(root, target) else None
+
+
+def is_named_by_verify(root: Path, target: Target) -> bool:
+    with open_stores(root, with_remote=False) as (cache,):
+        return examine_object(cache, target.oid).problem is not None

@@ -51,7 +51,7 @@ def test_every_way_to_strike_every_object_of_the_cache_is_seen_before_the_stage(
     assert ENTRY_SAW in seen.values()
 
 
-LAST_LINE = re.compile(r"(\d+) objects struck, (\d+) seen before the stage began")
+LAST_LINE = re.compile(r"(\d+) objects struck, (\d+) seen before a bad byte was read")
 NO_WRONG_BYTE = re.compile(r"(\d+) faults in \d+ commands: 0 objects half written, 0 wrong reads")
 
 
