@@ -78,7 +78,8 @@ def blurred(images: np.ndarray, sigma_px: float) -> np.ndarray:
 def with_noise(images: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
     """Images with Gaussian noise of a standard deviation in steps of 255."""
     noisy = images + std * rng.standard_normal(images.shape, np.float32)
-    return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+    made: np.ndarray = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+    return made
 
 
 def dimmed(images: np.ndarray, factor: float) -> np.ndarray:

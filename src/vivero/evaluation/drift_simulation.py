@@ -22,6 +22,7 @@ from vivero.evaluation.drift_shifts import Shift, changes_pixels, drawn_rows
 from vivero.evaluation.intervals import Estimate, share_estimate
 
 BATCH_SIZES = (50, 100, 200, 500, 1000)
+ROWS_FOR_DIRECTIONS = 1000  # of each pool
 MISSED_AT = 0.01  # a rate above the level counts as a miss when chance alone is rarer than this
 
 
@@ -80,6 +81,35 @@ class CellResult:
     def rate(self) -> Estimate:
         """Share of the trials that alarmed."""
         return share_estimate(self.num_alarms, self.num_trials)
+
+
+def reduced(pools: Pools, num_directions: int) -> tuple[Pools, float]:
+    """The same pools in the leading principal directions of all of them together.
+
+    So that thousands of trials take minutes: the tests look at far fewer components anyway. The
+    directions come from all pools alike, so no side of a trial is favoured.
+
+    Returns:
+        The pools, and the share of the variance that the directions hold.
+    """
+    named = [pools.reference, pools.held_out, *pools.shifted.values()]
+    some = torch.cat([*(pool.features[:ROWS_FOR_DIRECTIONS] for pool in named), pools.foreign])
+    mean = some.mean(dim=0)
+    covariance = (some - mean).T @ (some - mean)
+    values, vectors = torch.linalg.eigh(covariance.double())
+    basis = vectors[:, -num_directions:].float()
+
+    def turned(pool: Pool) -> Pool:
+        return Pool((pool.features - mean) @ basis, pool.labels)
+
+    made = Pools(
+        reference=turned(pools.reference),
+        held_out=turned(pools.held_out),
+        shifted={name: turned(pool) for name, pool in pools.shifted.items()},
+        foreign=(pools.foreign - mean) @ basis,
+        num_classes=pools.num_classes,
+    )
+    return made, float(values[-num_directions:].sum() / values.sum())
 
 
 def trial(

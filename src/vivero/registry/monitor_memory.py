@@ -51,7 +51,7 @@ def exchange_memory(root: Path, name: str, expected: Memory, new: Memory) -> boo
     with store_lock(root):
         if read_memory(root, name) != expected:
             return False
-        signed = replace(new, token=secrets.token_hex(4))
+        signed = replace(new, stamp=secrets.token_hex(4))
         client = open_client(root)
         with refusals(tracking_uri(root)):
             client.set_registered_model_tag(name, MEMORY_TAG, json.dumps(asdict(signed)))

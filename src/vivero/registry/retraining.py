@@ -46,7 +46,7 @@ class Memory:
         boundary_key: Short hash of a key, for files of the same instant.
         recent: Short hashes of keys.
         num_since: Good images since the last trigger that were tested.
-        token: Random, of the writer: equal numbers of other histories differ in it.
+        stamp: Random, of the writer: equal numbers of other histories differ in it.
     """
 
     number: int = 0
@@ -57,7 +57,7 @@ class Memory:
     boundary_key: str = ""
     recent: tuple[str, ...] = ()
     num_since: int = 0
-    token: str = ""
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def window_opens_at(memory: Memory, config: MonitorConfig) -> float | None:
 
 def idempotency_key(name: str, memory: Memory) -> str:
     """The key of the next trigger: the same for all who decide on the same memory."""
-    digest = sha256_of_json([name, memory.number, memory.triggered_at, memory.token])
+    digest = sha256_of_json([name, memory.number, memory.triggered_at, memory.stamp])
     return f"monitor-{name}-{memory.number + 1}-{digest[:8]}"
 
 
@@ -155,7 +155,7 @@ def for_source(memory: Memory, address: str) -> Memory:
     if memory.source == source:
         return memory
     kept = Memory(memory.number, memory.triggered_at, num_since=memory.num_since)
-    return replace(kept, source=source, token=memory.token)
+    return replace(kept, source=source, stamp=memory.stamp)
 
 
 def unseen(memory: Memory, arrivals: Sequence[Arrived]) -> list[Arrived]:

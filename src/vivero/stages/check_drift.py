@@ -10,67 +10,149 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import open_split
+from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import DataError
 from vivero.evaluation.drift import (
-    CLASSIFIER,
-    DISCREPANCY,
     MIN_IMAGES,
     DriftReport,
     Labels,
     drift_report,
 )
+from vivero.evaluation.drift_page import Part, write_drift_page
+from vivero.evaluation.drift_plots import draw_drift, plot_null
 from vivero.evaluation.drift_reference import DriftReference, load_drift_reference
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features
-from vivero.files import write_json, write_whole
+from vivero.files import read_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
-from vivero.registry.versions import champion_drift_reference
+from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.versions import champion_drift_reference, champion_folder
+
+FRESH_SEED = 1_000_003  # added to the seed of the stage sample: images that nobody has judged
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, root: Path) -> DriftReport | None:
-    """Test the images that are not trained on; leave artifacts/check_drift/{drift.json,drift.png}.
+    """Test the images that are not trained on; leave drift.json, drift.png and report.html.
+
+    Where there is a champion, images that it makes now are held against those it was judged with.
 
     Returns:
-        The report; None when there are too few images to say anything.
+        The report on the real images; None when there are too few to say anything.
     """
     started_at = time.monotonic()
+    folder = artifacts_dir(root, "check_drift")
     against, reference = read_reference(config, root)
     images, labels = current_images(config, root)
-    current = reference_features(config, root, reference, images)
-    generator = torch.Generator().manual_seed(config.check_drift.seed)
-    rows = torch.randperm(len(reference.features), generator=generator)
-    chosen = reference.features[rows[: config.check_drift.num_images]]
-    if min(len(chosen), len(current)) < MIN_IMAGES:
-        say_too_few(artifacts_dir(root, "check_drift"), len(chosen), len(current))
+    chosen = drawn_reference(config, reference)
+    if min(len(chosen), len(images)) < MIN_IMAGES:
+        say_too_few(folder, len(chosen), len(images))
         return None
+    features = reference_features(config, root, reference, images)
     counts = label_counts(reference, labels)
-    report = drift_report(chosen, current, config.check_drift, generator, counts)
-    folder = artifacts_dir(root, "check_drift")
-    write_json(
-        folder / "drift.json",
-        {
-            "against": against,
-            "reference_data_digest": reference.data_digest,
-            "extractor_sha256": reference.extractor_sha256,
-            **report.as_json(),
-        },
+    report = drift_report(chosen, features, config.check_drift, new_generator(config), counts)
+    generated = generated_report(config, root, reference)
+    facts = {
+        "against": against,
+        "reference_data_digest": reference.data_digest,
+        "extractor_sha256": reference.extractor_sha256,
+    }
+    said = {"generated": None if generated is None else generated.as_json()}
+    write_json(folder / "drift.json", {**facts, **report.as_json(), **said})
+    pictures = draw_drift(
+        report, reference.class_names, typical_images(reference), images, folder / "plots"
     )
-    save_plot(report, folder / "drift.png")
+    plot_null(report, folder / "drift.png")
+    parts = [Part("Real images that nobody trained on", against, report, pictures)]
+    if generated is not None:
+        made_by = "images that the champion was judged with"
+        parts.append(Part("Generated images", made_by, generated))
+    write_drift_page(
+        folder / "report.html",
+        "DRIFT" if any(part.report.is_alarm for part in parts) else "No drift",
+        [f"{part.name}: {part.report.sentence()}" for part in parts],
+        parts,
+        facts,
+    )
     made = f"against {against}: {report.sentence()}"
-    (log.warning if report.is_alarm else log.info)("check_drift: %s", made)
+    if generated is not None:
+        made += f"; generated images: {generated.sentence()}"
+    is_alarm = any(part.report.is_alarm for part in parts)
+    (log.warning if is_alarm else log.info)("check_drift: %s", made)
     seconds = round(time.monotonic() - started_at, 2)
     write_json(folder / "summary.json", {"stage": "check_drift", "seconds": seconds, "made": made})
     return report
+
+
+def new_generator(config: Config) -> torch.Generator:
+    """For permutations and splits: the same in every run."""
+    return torch.Generator().manual_seed(config.check_drift.seed)
+
+
+def drawn_reference(config: Config, reference: DriftReference) -> torch.Tensor:
+    """As many of the reference's features as are compared, drawn at random."""
+    rows = torch.randperm(len(reference.features), generator=new_generator(config))
+    return reference.features[rows[: config.check_drift.num_images]]
+
+
+def typical_images(reference: DriftReference) -> np.ndarray | None:
+    """The pictures that the reference brought, uint8, (n, C, H, W)."""
+    return None if reference.typical is None else reference.typical.numpy()
+
+
+def generated_report(config: Config, root: Path, reference: DriftReference) -> DriftReport | None:
+    """Images that the champion makes now, against those that it was judged with.
+
+    The judged ones are in artifacts/sample when the champion was made here; else they are made
+    again, since an image is a function of the weights, the seed and its index.
+
+    Returns:
+        What was found; None without a champion, or when check_drift.num_generated is 0.
+    """
+    num_images = config.check_drift.num_generated
+    champion_dir = champion_folder(root, config.registration.model_name)
+    if champion_dir is None or num_images < MIN_IMAGES:
+        return None
+    bundle = load_bundle(champion_dir / "bundle")
+    sample_dir = artifacts_dir(root, "sample")
+    record_path = sample_dir / "samples.json"
+    record = read_json(record_path) if record_path.exists() else {}
+    if record.get("weights_sha256") == bundle.weights_sha256:
+        every = np.load(sample_dir / "images.npy", mmap_mode="r", allow_pickle=False)
+        judged = np.asarray(every[:num_images])
+    else:
+        judged = made_images(config, bundle, config.sample.seed, num_images)
+    fresh = made_images(config, bundle, config.sample.seed + FRESH_SEED, num_images)
+    earlier, now = (reference_features(config, root, reference, part) for part in (judged, fresh))
+    return drift_report(earlier, now, config.check_drift, new_generator(config))
+
+
+def made_images(config: Config, bundle: Bundle, seed: int, num_images: int) -> np.ndarray:
+    """Images of all classes in turn, as the stage sample makes them; uint8, (N, C, H, W)."""
+    wanted = config.sample
+    low, high = wanted.guidance_interval
+    spec = GenerationSpec(
+        seed=seed,
+        sampler=wanted.sampler,
+        num_steps=wanted.num_steps,
+        guidance=wanted.guidance,
+        guidance_interval=(low, high),
+        batch_images=wanted.batch_images,
+        adaptive_threshold=wanted.adaptive_threshold,
+    )
+    labels = torch.arange(num_images) % max(1, len(bundle.class_names))
+    batches = generate(
+        bundle.denoiser, bundle.schedule, spec, labels, range(num_images), bundle.image_shape
+    )
+    return torch.cat(list(batches)).numpy()
 
 
 def say_too_few(folder: Path, num_reference: int, num_current: int) -> None:
@@ -136,31 +218,6 @@ def label_counts(reference: DriftReference, labels: np.ndarray) -> Labels | None
         return None
     known = labels[(labels >= 0) & (labels < len(counts))]
     return Labels(counts, np.bincount(known, minlength=len(counts)))
-
-
-def save_plot(report: DriftReport, path: Path) -> None:
-    """The observed discrepancy among those of the permutations."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(report.detail.null_statistics, bins=40, color="0.75", label="if nothing had changed")
-    found = {test.name: test for test in report.tests}
-    discrepancy, classifier = found[DISCREPANCY], found[CLASSIFIER]
-    axes.axvline(
-        discrepancy.effect,
-        color="tab:red" if report.is_alarm else "tab:blue",
-        label=f"observed (p = {discrepancy.p_value:.3g})",
-    )
-    axes.set_xlabel("maximum mean discrepancy, squared, in whitened components")
-    axes.set_ylabel("permutations")
-    axes.set_title(
-        f"{'DRIFT' if report.is_alarm else 'No drift'}: a classifier tells old from new with AUC "
-        f"{report.auc:.3f} (p = {classifier.p_value:.3g}); "
-        f"outliers {report.outlier_share.value:.1%}",
-        fontsize=10,
-    )
-    axes.legend()
-    with write_whole(path) as part_path:
-        figure.savefig(part_path, format="png", dpi=120)
 
 
 def main() -> None:

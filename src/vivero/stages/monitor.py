@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vivero.config.environment import read_environment
 from vivero.config.load import load_config
@@ -22,6 +21,8 @@ from vivero.config.schema import Config
 from vivero.data.incoming import Arrival, Form, Looked, look_at, open_source
 from vivero.data.quarantine import QUARANTINE_NAME, reason_counts, write_quarantine
 from vivero.evaluation.drift import DriftReport, Labels, drift_report
+from vivero.evaluation.drift_page import Part, write_drift_page
+from vivero.evaluation.drift_plots import draw_drift
 from vivero.evaluation.drift_reference import DriftReference, load_drift_reference
 from vivero.files import write_json
 from vivero.processes import run_stage
@@ -39,7 +40,12 @@ from vivero.registry.retraining import (
     window_opens_at,
 )
 from vivero.registry.versions import CHAMPION, champion_drift_reference, find_alias
-from vivero.stages.check_drift import reference_features
+from vivero.stages.check_drift import (
+    drawn_reference,
+    new_generator,
+    reference_features,
+    typical_images,
+)
 
 NAME = "monitor"
 SETTLE_S = 2.0  # files of the last moments may still be written, or have company of the same second
@@ -58,6 +64,7 @@ class Found:
         report: Of the drift tests; None when nothing was tested.
         finding: In words.
         missing: Images that a test still needs.
+        reference: What was tested against; None when nothing was.
     """
 
     arrivals: Sequence[Arrival]
@@ -66,6 +73,7 @@ class Found:
     report: DriftReport | None
     finding: str
     missing: int = 0
+    reference: DriftReference | None = None
 
     @property
     def num_good(self) -> int:
@@ -132,7 +140,7 @@ def run(config: Config, root: Path, now: float | None = None) -> Decision:
         "model": name,
         "champion": None if champion is None else champion.version,
     }
-    write(folder, facts, found)
+    write(folder, facts, found, decision)
     made = f"{found.num_new} new images; {'; '.join(decision.reasons)}"
     made = f"{'TRAIN AGAIN' if decision.trigger else 'nothing to do'}: {made}"
     (log.warning if decision.trigger else log.info)("monitor: %s", made)
@@ -165,7 +173,7 @@ def look(config: Config, root: Path, address: str, memory: Memory, now: float) -
         return Found(arrivals, len(new), looked, None, waiting(len(looked.keys), missing), missing)
     reference = load_drift_reference(reference_path)
     report = tested(config, root, reference, looked)
-    return Found(arrivals, len(new), looked, report, report.sentence())
+    return Found(arrivals, len(new), looked, report, report.sentence(), reference=reference)
 
 
 def waiting(num_images: int, missing: int) -> str:
@@ -198,14 +206,12 @@ def wanted_form(config: Config) -> Form:
 def tested(config: Config, root: Path, reference: DriftReference, looked: Looked) -> DriftReport:
     """The drift tests on good new images; by the names of their folders on labels too."""
     features = reference_features(config, root, reference, looked.images)
-    generator = torch.Generator().manual_seed(config.check_drift.seed)
-    rows = torch.randperm(len(reference.features), generator=generator)
-    chosen = reference.features[rows[: config.check_drift.num_images]]
     counts = reference.label_counts()
     labels = None
     if counts is not None:
         labels = Labels(counts, folder_labels(looked.keys, reference.class_names))
-    return drift_report(chosen, features, config.check_drift, generator, labels)
+    chosen = drawn_reference(config, reference)
+    return drift_report(chosen, features, config.check_drift, new_generator(config), labels)
 
 
 def folder_labels(keys: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
@@ -216,16 +222,29 @@ def folder_labels(keys: Sequence[str], class_names: Sequence[str]) -> np.ndarray
     return np.bincount(np.array(labels, np.int64), minlength=len(class_names))
 
 
-def write(folder: Path, facts: dict[str, Any], found: Found) -> None:
-    """Leave decision.json, drift.json and the quarantine."""
+def write(folder: Path, facts: dict[str, Any], found: Found, decision: Decision) -> None:
+    """Leave decision.json, drift.json, the quarantine and the page."""
     write_json(folder / "decision.json", facts)
-    write_json(
-        folder / "drift.json",
-        {"is_alarm": None, "reason": found.finding}
-        if found.report is None
-        else found.report.as_json(),
-    )
-    write_quarantine(folder / QUARANTINE_NAME, [] if found.looked is None else found.looked.refused)
+    untested = {"is_alarm": None, "reason": found.finding}
+    report = found.report
+    write_json(folder / "drift.json", untested if report is None else report.as_json())
+    looked, reference = found.looked, found.reference
+    write_quarantine(folder / QUARANTINE_NAME, [] if looked is None else looked.refused)
+    parts = []
+    if report is not None and looked is not None and reference is not None:
+        pictures = draw_drift(
+            report,
+            reference.class_names,
+            typical_images(reference),
+            looked.images,
+            folder / "plots",
+        )
+        parts.append(Part("New images", "the champion's training data", report, pictures))
+    verdict = "Train again" if decision.trigger else "Nothing to do"
+    if decision.trigger is False and any(part.report.is_alarm for part in parts):
+        verdict = "Drift, held back"
+    shown = {name: value for name, value in facts.items() if name != "reasons"}
+    write_drift_page(folder / "report.html", verdict, decision.reasons, parts, shown)
 
 
 def main() -> None:

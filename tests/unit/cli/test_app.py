@@ -14,7 +14,7 @@ COMMANDS = [
     "run", "doctor", "ui", "sample", "show-tree", "models", "models history",
     "keys", "keys export", "ab start", "ab sample", "ab outcome", "ab pair", "ab prefer",
     "ab status", "ab stop", "simulate-ab", "promote", "rollback", "lineage",
-    "data fetch", "data import", "data verify", "data show",
+    "monitor", "simulate-drift", "data fetch", "data import", "data verify", "data show",
     "validate-data", "validate_data", "prepare_data", "compute_reference", "train", "evaluate",
     "check_drift", "judge", "register",
     "compare", "compare-samplers", "seeds", "find-learning-rate", "verify", "simulate-gates",
