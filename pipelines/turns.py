@@ -9,17 +9,19 @@ from collections.abc import Iterator
 
 import httpx
 from prefect import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 LEASE_S = 60.0  # renewed while the run lives; Prefect's least
 SERVER_PATIENCE_S = 600.0
 
 log = logging.getLogger(__name__)
+AWAY = (httpx.HTTPError, ConcurrencySlotAcquisitionError, ObjectAlreadyExists)
 
 while_server_is_away = retry(
-    retry=retry_if_exception_type(httpx.HTTPError),
+    retry=retry_if_exception_type(AWAY),
     stop=stop_after_delay(SERVER_PATIENCE_S),
     wait=wait_fixed(5),
     before_sleep=before_sleep_log(log, logging.WARNING),
@@ -45,11 +47,20 @@ def slot_where_there_is_one(name: str) -> Iterator[None]:
         yield
 
 
-def _slot(name: str) -> contextlib.AbstractContextManager[None]:
-    """A slot whose lease is renewed; a server that is away for a while ends no run."""
-    return concurrency(
+@contextlib.contextmanager
+def _slot(name: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        _enter(stack, name)
+        yield
+
+
+@while_server_is_away
+def _enter(stack: contextlib.ExitStack, name: str) -> None:
+    """Take a slot whose lease is renewed; a server that is away for a while ends no run."""
+    lease = concurrency(
         name, occupy=1, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False
     )
+    stack.enter_context(lease)
 
 
 @while_server_is_away
