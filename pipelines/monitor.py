@@ -6,6 +6,7 @@ The decision, its reasons and its memory (what was seen, the cool-down) are thos
 
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -30,9 +31,13 @@ def look(stage: str, source: str, root: Path) -> float:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def announce(decision: dict[str, Any]) -> None:
-    """Emit the event that starts `refresh-data` (prefect.yaml)."""
+    """Emit the event that starts `refresh-data` (prefect.yaml).
+
+    Its id is that of the alarm: Prefect's server drops an event that it has seen (for 30 minutes).
+    """
     payload = {name: decision[name] for name in ("idempotency_key", "reasons", "num_new")}
-    emit_event(ALARM, resource={"prefect.resource.id": RESOURCE}, payload=payload)
+    alarm_id = uuid5(NAMESPACE_URL, f"{ALARM}/{decision['idempotency_key']}")
+    emit_event(ALARM, resource={"prefect.resource.id": RESOURCE}, payload=payload, id=alarm_id)
 
 
 @flow(name="monitor", persist_result=False, result_serializer="json")
