@@ -146,13 +146,16 @@ def _verdict(root: Path) -> str:
 
 def _where_to_look(root: Path) -> str:
     name = load_config(root / PARAMS).registration.model_name
+    promotion = read_json(artifacts_dir(root, "promote") / "promotion.json")
+    model = f"models:/{name}" + ("@champion" if promotion["promoted"] else f"/{promotion['version']}")
     lines = {
         "sample grid": "artifacts/sample/grid.png",
         "report page": "artifacts/evaluate/report.html",
         "data report": "artifacts/validate_data/report.html",
+        "drift report": "artifacts/check_drift/report.html",
+        "the gates": "artifacts/judge/verdict.png",
         "runs and models": "make ui",
-        "more images": f".venv/bin/vivero sample models:/{name}@champion --out samples "
-        f"--num-images 20",
-        "where it came from": f".venv/bin/vivero lineage models:/{name}@champion",
+        "more images": f".venv/bin/vivero sample {model} --out samples --num-images 20",
+        "where it came from": f".venv/bin/vivero lineage {model}",
     }
     return "\n".join(f"  {what + ':':20}{how}" for what, how in lines.items())
