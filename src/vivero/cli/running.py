@@ -147,7 +147,8 @@ def _verdict(root: Path) -> str:
 def _where_to_look(root: Path) -> str:
     name = load_config(root / PARAMS).registration.model_name
     promotion = read_json(artifacts_dir(root, "promote") / "promotion.json")
-    model = f"models:/{name}" + ("@champion" if promotion["promoted"] else f"/{promotion['version']}")
+    which = "@champion" if promotion["promoted"] else f"/{promotion['version']}"
+    model = f"models:/{name}{which}"
     lines = {
         "sample grid": "artifacts/sample/grid.png",
         "report page": "artifacts/evaluate/report.html",
