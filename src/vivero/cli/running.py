@@ -154,7 +154,7 @@ def _where_to_look(root: Path) -> str:
         "report page": "artifacts/evaluate/report.html",
         "data report": "artifacts/validate_data/report.html",
         "drift report": "artifacts/check_drift/report.html",
-        "the gates": "artifacts/judge/verdict.png",
+        "the gates": "artifacts/judge/verdict.md",
         "runs and models": "make ui",
         "more images": f".venv/bin/vivero sample {model} --out samples --num-images 20",
         "where it came from": f".venv/bin/vivero lineage {model}",
