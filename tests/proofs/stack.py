@@ -7,7 +7,6 @@ which the services are started, the services, and the clones of the runs.
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -221,25 +220,25 @@ class Stack:
 
     # processes
 
-    def kill(self, service: str) -> int:
-        """End a service with SIGKILL, and the children that do its work; returns its process.
+    def kill(self, service: str) -> list[psutil.Process]:
+        """End a service with SIGKILL, and nothing else.
 
-        Not those of a worker, which are runs, nor PostgreSQL's, which end by themselves.
+        Returns:
+            What must be gone before another takes its place: the service, and the child of MLflow,
+            which lives on and holds the port. A worker's children are runs: they go on.
         """
-        pid = supervision.pids(self.settings)[service]
-        process = psutil.Process(pid)
-        process.suspend()  # or it might start others meanwhile
+        process = psutil.Process(supervision.pids(self.settings)[service])
         children = process.children() if service == "mlflow" else []
-        for one in (*children, process):
-            one.send_signal(signal.SIGKILL)
-        return pid
+        process.kill()
+        return [process, *children]
 
-    def back(self, service: str, killed_pid: int, patience_s: float = 240.0) -> None:
+    def back(self, service: str, killed: list[psutil.Process], patience_s: float = 240.0) -> None:
         """Wait until the supervisor has brought a service back and it does its work."""
         give_up_at = time.monotonic() + patience_s
         env = read_env(self.settings)
-        while supervision.pids(self.settings).get(service, killed_pid) == killed_pid or not (
-            readiness.is_ready(self.settings, service, env)
+        while any(process.is_running() for process in killed) or not (
+            service in supervision.pids(self.settings)
+            and readiness.is_ready(self.settings, service, env)
         ):
             assert time.monotonic() < give_up_at, f"{service} did not come back"
             time.sleep(0.5)

@@ -18,6 +18,6 @@ from tests.proofs.prove_services import prove
 def test_runs_reach_a_version_on_real_services_whatever_is_killed(tmp_path: Path):
     for folder in (tmp_path, *tmp_path.parents[:2]):  # pytest's are closed for user postgres
         folder.chmod(0o711)
-    sentence = prove(tmp_path / "proof", list(SERVICES), Console())
-    assert sentence.startswith("PROVED")
-    assert f"{len(SERVICES)} services killed" in sentence
+    said = prove(tmp_path / "proof", list(SERVICES), Console())
+    assert said.startswith("PROVED")
+    assert f"{', '.join(SERVICES)} killed" in said
