@@ -14,7 +14,7 @@ from vivero.registry.image_runs import FILE_NAME, fetch_batches, remember, send_
 from vivero.registry.lineage_records import LineageRecords
 from vivero.registry.lineage_trace import trace
 from vivero.registry.made_images import MadeImages, read_batch
-from vivero.tracking.store import open_client
+from vivero.tracking.store import experiment_id, open_client
 
 REPOSITORY = Path(__file__).parents[3]
 LINEAGE = {"code_commit": "c" * 40, "data_digest": "d" * 32 + ".dir"}
@@ -42,7 +42,7 @@ def test_a_batch_is_recorded_and_sent_once(root: Path, samples: Path):
 
 def test_it_belongs_to_the_training_of_its_version(root: Path, samples: Path):
     client = open_client(root)
-    run = client.create_run(client.create_experiment("mine"))
+    run = client.create_run(experiment_id(client, root, "mine"))
     client.create_registered_model("vivero")
     tags = {"vivero.weights_sha256": WEIGHTS_1}
     client.create_model_version("vivero", "s3://nowhere", run.info.run_id, tags=tags)

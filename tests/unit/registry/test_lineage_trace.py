@@ -18,7 +18,7 @@ from vivero.files import sha256_of_file, write_json
 from vivero.registry.lineage_trace import trace
 from vivero.registry.made_images import MadeImages, read_batch
 from vivero.registry.registration import register_version
-from vivero.tracking.store import open_client
+from vivero.tracking.store import experiment_id, open_client
 
 DATA_A, DATA_B = "a1" * 16 + ".dir", "b2" * 16 + ".dir"
 SOURCE = "s3://nowhere/model"  # these versions have no files
@@ -64,7 +64,7 @@ def built(root: Path, name: str) -> House:
     branch = commit(root, DATA_B, "more data")
     git(root, "checkout", "--quiet", "main")
     client = open_client(root)
-    experiment = client.create_experiment(name)
+    experiment = experiment_id(client, root, name)
     client.create_registered_model(name)
     runs = []
     params = sha256_of_file(root / "params.yaml")
