@@ -39,7 +39,12 @@ class Clone:
         }
         env.pop("MLFLOW_TRACKING_URI", None)
         result = subprocess.run(
-            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=560
+            command,
+            cwd=self.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=1500,  # of a busy machine
         )
         if check and result.returncode:
             pytest.fail(
