@@ -198,6 +198,7 @@ def status(settings: Settings, console: Console) -> None:
     broken = [name for name in SERVICES if not readiness.is_ready(settings, name, env)]
     if broken:
         raise ViveroError(f"not ready: {', '.join(broken)}; their logs are in the table")
+    console.print("services: all are ready")
 
 
 COMMANDS = {"up": up, "down": down, "status": status}

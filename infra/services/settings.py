@@ -118,6 +118,7 @@ def write_env(settings: Settings) -> dict[str, str]:
         "PREFECT_HOME": str(settings.folder / "prefect"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation for dead runs expects
         "PREFECT_CLIENT_MAX_RETRIES": "7",  # four minutes: a server that comes back is waited for
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # its answer while PostgreSQL is away
         "AWS_ENDPOINT_URL": s3,
         "MLFLOW_S3_ENDPOINT_URL": s3,
         "AWS_DEFAULT_REGION": "us-east-1",
