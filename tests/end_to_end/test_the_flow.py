@@ -70,12 +70,12 @@ def test_sigterm_leaves_no_process_and_no_second_trainer(finished_clone: Clone, 
     }
     command = [sys.executable, "-m", "pipelines.experiment"]
     flow = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=-3)
-    ends_at = time.monotonic() + 400
+    ends_at = time.monotonic() + 900
     while (trainer := stage_process(str(root), "train")) is None and time.monotonic() < ends_at:
         time.sleep(0.1)
     assert trainer is not None
     flow.send_signal(signal.SIGTERM)
-    assert flow.wait(120) != 0
+    assert flow.wait(300) != 0
     time.sleep(5)
     assert processes_of(str(root)) == []
 
