@@ -16,12 +16,14 @@ from jaxtyping import Bool, Float, Int
 from scipy import linalg, stats
 from scipy.sparse.linalg import eigsh
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from vivero.evaluation.comparison import holm_adjusted
 
 LEAST_VARIANCE = 1e-8  # components below it, of the largest, are numerical dust
 TINY = 1e-300
+ONE_THREAD = 1  # matrices are small: more wait for each other, eight times as long on busy cores
 BANDWIDTH_ROWS = 500  # whose distances to all others give the median: any few hundred do
 OUTLYING_SHARE = 0.01  # of the pooled images, the farthest: where outliers are looked for
 MIN_OUTLYING = 5
@@ -64,11 +66,12 @@ def whitened(pooled: Float[Tensor, "N D"], num_components: int) -> Float[Tensor,
 def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The largest eigenvalues, falling, and their vectors; by Lanczos where few of many."""
     size = len(matrix)
-    if size > 10 * count and matrix.any():
-        values, vectors = eigsh(matrix, k=count, v0=np.linspace(1, 2, size))
-    else:
-        first = max(0, size - count)
-        values, vectors = linalg.eigh(matrix, subset_by_index=[first, size - 1])
+    with threadpool_limits(limits=ONE_THREAD):
+        if size > 10 * count and matrix.any():
+            values, vectors = eigsh(matrix, k=count, v0=np.linspace(1, 2, size))
+        else:
+            first = max(0, size - count)
+            values, vectors = linalg.eigh(matrix, subset_by_index=[first, size - 1])
     order = np.argsort(values)[::-1]
     return values[order], vectors[:, order]
 
@@ -143,7 +146,8 @@ def classifier_test(
     if len(set(labels[:half])) < 2 or len(set(labels[half:])) < 2:
         return TestResult(1.0, 0.5), np.zeros(len(inputs) - half), labels[half:]
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
-    scores = model.fit(inputs[:half], labels[:half]).decision_function(inputs[half:])
+    with threadpool_limits(limits=ONE_THREAD):
+        scores = model.fit(inputs[:half], labels[:half]).decision_function(inputs[half:])
     auc = area_under_curve(scores, labels[half:])
     num_ones = int(labels[half:].sum())
     num_zeros = len(labels) - half - num_ones
