@@ -1,6 +1,8 @@
 """Taking turns: of all runs on all machines, one at a time, by a lease that Prefect's server keeps.
 
-A run that is killed in its turn gives it back when the lease ends, without anybody's help.
+A run that is killed in its turn gives it back when the lease ends, without anybody's help. A
+temporary server, which a run without PREFECT_API_URL starts, forgets leases when it ends, but not
+the slots that they took: there a locked file is the turn, and the kernel gives it back at once.
 """
 
 import contextlib
@@ -8,11 +10,15 @@ import logging
 from collections.abc import Iterator
 
 import httpx
+from filelock import FileLock
 from prefect import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import get_current_settings
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from vivero.config.paths import project_dir, work_dir
 
 LEASE_S = 60.0  # renewed while the run lives; Prefect's least
 SERVER_PATIENCE_S = 600.0
@@ -29,18 +35,29 @@ while_server_is_away = retry(
 )
 
 
+def is_server_lasting() -> bool:
+    """Whether the server outlives the run, and so can keep its leases."""
+    return get_current_settings().api.url is not None
+
+
 @contextlib.contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
     """Wait for our turn, and have it until the end of the block."""
-    _ensure_limit(name)
-    with _slot(name):
-        yield
+    if is_server_lasting():
+        _ensure_limit(name)
+        with _slot(name):
+            yield
+    else:
+        folder = work_dir(project_dir())
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            yield
 
 
 @contextlib.contextmanager
 def slot_where_there_is_one(name: str) -> Iterator[None]:
     """Wait for a slot of a limit that the server's keepers made; without one, go on at once."""
-    if _has_limit(name):
+    if is_server_lasting() and _has_limit(name):
         with _slot(name):
             yield
     else:
