@@ -236,12 +236,19 @@ class Stack:
         """Wait until the supervisor has brought a service back and it does its work."""
         give_up_at = time.monotonic() + patience_s
         env = read_env(self.settings)
+        heard = self.worker_heard() if service == "worker" else ""  # Prefect takes it for alive
         while any(process.is_running() for process in killed) or not (
             service in supervision.pids(self.settings)
             and readiness.is_ready(self.settings, service, env)
+            and (service != "worker" or self.worker_heard() != heard)
         ):
             assert time.monotonic() < give_up_at, f"{service} did not come back"
             time.sleep(0.5)
+
+    def worker_heard(self) -> str:
+        """When the worker last spoke to Prefect."""
+        (worker,) = self.patiently("work_pools/local/workers/filter", {})
+        return str(worker["last_heartbeat_time"])
 
     def stages_at_work(self) -> list[str]:
         """Command lines of stages that run."""
