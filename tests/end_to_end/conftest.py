@@ -34,7 +34,7 @@ class Clone:
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(self.root / "work" / "prefect"),
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
             "VIVERO_NUM_THREADS": "1",
         }
         env.pop("MLFLOW_TRACKING_URI", None)

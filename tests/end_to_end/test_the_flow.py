@@ -64,7 +64,7 @@ def test_sigterm_leaves_no_process_and_no_second_trainer(finished_clone: Clone, 
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root / "src"),
         "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
         "VIVERO_NUM_THREADS": "1",
         MARK: str(root),
     }
@@ -72,6 +72,7 @@ def test_sigterm_leaves_no_process_and_no_second_trainer(finished_clone: Clone, 
     flow = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=-3)
     ends_at = time.monotonic() + 900
     while (trainer := stage_process(str(root), "train")) is None and time.monotonic() < ends_at:
+        assert flow.poll() is None, "the flow ended before its training began"
         time.sleep(0.1)
     assert trainer is not None
     flow.send_signal(signal.SIGTERM)
