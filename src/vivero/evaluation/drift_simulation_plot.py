@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+    ScalarFormatter,
+)
 
 from vivero.evaluation.drift_shifts import UNITS
 from vivero.evaluation.drift_simulation import CellResult
@@ -38,7 +44,6 @@ def _panel(axes: Axes, family: str, results: Sequence[CellResult], level: float)
     strengths = list(dict.fromkeys(result.strength for result in results))
     for strength, colour in zip(strengths, COLOURS, strict=False):
         line = [result for result in results if result.strength == strength]
-        sizes = [result.batch_images for result in line]
         rates = [result.rate for result in line]
         errors = [
             [rate.value - rate.low for rate in rates],
@@ -46,7 +51,7 @@ def _panel(axes: Axes, family: str, results: Sequence[CellResult], level: float)
         ]
         label = f"{strength:g}" if family != "none" else "alarms"
         axes.errorbar(
-            sizes,
+            [result.batch_images for result in line],
             [rate.value for rate in rates],
             yerr=errors,
             color=colour,
@@ -58,19 +63,24 @@ def _panel(axes: Axes, family: str, results: Sequence[CellResult], level: float)
         )
     axes.axhline(level, color="0.5", linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([result.batch_images for result in results]))
+    sizes = sorted({result.batch_images for result in results})
+    axes.set_xlim(0.8 * sizes[0], 3.5 * sizes[-1])  # room for the legend
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel("images in the batch")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     is_null = family == "none"
     axes.set_ylim((0, 0.15) if is_null else (-0.03, 1.03))
+    axes.yaxis.set_major_locator(MultipleLocator(0.05 if is_null else 0.2))
     axes.set_title(
-        f"no drift (dashed: the level, {level:.0%})" if is_null else family, loc="left", fontsize=10
+        f"no drift (dashed: the level, {level:.0%})" if is_null else f"{family}: {UNITS[family]}",
+        loc="left",
+        fontsize=9,
     )
     axes.grid(alpha=0.25)
     if not is_null:
-        axes.legend(title=UNITS[family], fontsize=7, title_fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="lower right")
 
 
 def power_table(results: Sequence[CellResult]) -> str:
