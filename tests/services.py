@@ -32,7 +32,7 @@ import pytest
 from infra.services import postgres, programs, readiness
 from infra.services.settings import BUCKETS, DATABASE_PASSWORD, LISTENING, Settings, write_env
 
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0  # a busy machine is slow, not wrong; pytest has its own limit
 NEEDS = {"postgres": (), "s3": (), "mlflow": ("postgres", "s3"), "prefect": ("postgres",)}
 
 
@@ -64,6 +64,7 @@ class Servers:
         for needed in NEEDS[name]:
             self.start(needed)
         if name in self._processes and self._processes[name].poll() is None:
+            self._wait(name)  # who started it may have lost patience
             return
         self._prepare(name)
         secret = programs.secret_environment(self.settings, name, self.env)
@@ -169,3 +170,13 @@ def rest_mlflow(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> str:
     servers.start("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.env["MLFLOW_TRACKING_URI"])
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def empty_mlflow(running: Servers) -> None:
+    """Empty MLflow's database under the running server, as nobody should."""
+    connection = postgres.connect(
+        running.settings, running.env[DATABASE_PASSWORD], database="mlflow"
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute("TRUNCATE experiments, registered_models CASCADE")
+    connection.close()

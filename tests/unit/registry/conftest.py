@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.services import postgres
-from infra.services.settings import DATABASE_PASSWORD
 from tests.mlflow_stores import empty_store, server  # noqa: F401
-from tests.services import Servers, rest_mlflow, servers  # noqa: F401
+from tests.services import empty_mlflow, rest_mlflow, servers  # noqa: F401
 
 
 @pytest.fixture(params=["sqlite", pytest.param("rest", marks=pytest.mark.slow)])
@@ -22,7 +20,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "mlflow.db").write_bytes(empty_store())
     else:
         request.getfixturevalue("rest_mlflow")
-        empty(request.getfixturevalue("servers"))
+        empty_mlflow(request.getfixturevalue("servers"))
     return tmp_path
 
 
@@ -32,13 +30,3 @@ def embedded(root: Path) -> Path:
     if not (root / "mlflow.db").exists():
         pytest.skip("looks into the files of the embedded store")
     return root
-
-
-def empty(running: Servers) -> None:
-    """Empty MLflow's database under the running server, as nobody should."""
-    connection = postgres.connect(
-        running.settings, running.env[DATABASE_PASSWORD], database="mlflow"
-    )
-    with connection, connection.cursor() as cursor:
-        cursor.execute("TRUNCATE experiments, registered_models CASCADE")
-    connection.close()
