@@ -40,9 +40,9 @@ UNITS = {
     "blur": "sigma, px",
     "noise": "std of 255",
     "brightness": "factor",
-    "class share": "of the batch is one class",
-    "class share, no labels": "of the batch is one class",
-    "foreign images": "of the batch are digits",
+    "class share": "share of one class",
+    "class share, no labels": "share of one class",
+    "foreign images": "share of digits",
 }
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "blur": (0.4, 0.6, 1.0),
