@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
+from scipy import linalg
 from torch import Tensor
 
 from vivero.evaluation.intervals import Estimate, normal_estimate
@@ -105,7 +106,7 @@ def frechet_influence(features: Float[Tensor, "N D"], reference: Moments) -> Inf
         (the gradient I - T).
     """
     own = moments(features)
-    values, vectors = torch.linalg.eigh(reference.root @ own.covariance @ reference.root)
+    values, vectors = _eigen(reference.root @ own.covariance @ reference.root)
     values = values.clamp(min=0)
     gap = own.mean - reference.mean
     trace = reference.covariance.trace() + own.covariance.trace()
@@ -140,6 +141,19 @@ def estimate_of(found: Influence) -> Estimate:
 
 
 def _square_root(covariance: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = _eigen(covariance)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
+
+
+def _eigen(matrix: Float[Tensor, "D D"]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix.
+
+    Of fewer images than features most eigenvalues are 0, and LAPACK's divide and conquer, the
+    quick way, sometimes gives up on that; its QR iteration does not.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        values, vectors = map(torch.from_numpy, linalg.eigh(matrix.numpy(), driver="ev"))
+    return values, vectors

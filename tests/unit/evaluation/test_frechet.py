@@ -93,3 +93,19 @@ def test_fewer_images_than_features_still_give_a_finite_interval():
 def test_one_image_has_no_covariance():
     with pytest.raises(ValueError, match="at least 2 images; got 1"):
         moments(torch.zeros(1, 3))
+
+
+def test_where_the_quick_eigenvalues_give_up_the_sure_ones_find_the_same_root(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    few = drawn(4, num_images=5)  # 8 of 12 eigenvalues are 0
+    quick, quick_distance = moments(few).root, frechet_estimate(drawn(5), moments(few)).value
+
+    def gives_up(_matrix: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    sure = moments(few).root
+    torch.testing.assert_close(sure, quick, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(sure @ sure, moments(few).covariance)
+    assert frechet_estimate(drawn(5), moments(few)).value == pytest.approx(quick_distance)
