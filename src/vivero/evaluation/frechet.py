@@ -154,6 +154,6 @@ def _eigen(matrix: Float[Tensor, "D D"]) -> tuple[Tensor, Tensor]:
     """
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # LinAlgError, which torch.linalg does not export
         values, vectors = map(torch.from_numpy, linalg.eigh(matrix.numpy(), driver="ev"))
     return values, vectors
