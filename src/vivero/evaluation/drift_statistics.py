@@ -95,7 +95,8 @@ def discrepancy_test(
     """
     # mmd2 does not change when all pairs' kernel is shifted, and single precision then suffices.
     squared = torch.cdist(pooled.float(), pooled.float()).square()
-    kernel = torch.exp(-squared / _median_of_positive(squared[:BANDWIDTH_ROWS]))
+    some = torch.randperm(len(pooled), generator=generator)[:BANDWIDTH_ROWS]  # of either side
+    kernel = torch.exp(-squared / _median_of_positive(squared[some]))
     kernel = (kernel - kernel.mean()).fill_diagonal_(0)
     num_current = int(is_current.sum())
     num_reference = len(pooled) - num_current
