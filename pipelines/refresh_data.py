@@ -12,7 +12,7 @@ from pipelines.commands import run_timed
 from pipelines.experiment import bring_data, has_remote, push, retried
 from pipelines.workspace import Workspace, incoming_address, own_workspace, propose, run_name
 from vivero.config.paths import artifacts_dir
-from vivero.files import read_json
+from vivero.files import read_json, write_text
 
 BRANCH_PREFIX = "data/"
 
@@ -27,7 +27,7 @@ def import_new(stage: str, source: str, root: Path, with_generated: bool) -> flo
 
 @task(task_run_name="validate_data", cache_policy=NO_CACHE, persist_result=False)
 def validate(root: Path) -> float:
-    """Hold data/ to its contract before data.dvc moves; a failure leaves data.dvc as it was."""
+    """Hold data/ to its contract before anybody sees the new data.dvc."""
     return run_timed("validate_data", ["vivero.stages.validate_data"], root)
 
 
@@ -65,8 +65,7 @@ def refresh_data(
         root = workspace.root
         bring_data(root)
         import_new("import", incoming_address(root, source), root, with_generated)
-        validate(root)
-        take_in(root)
+        _take_in_what_is_valid(root)
         made = read_json(artifacts_dir(root, "validate_data") / "summary.json")["made"]
         branch = None if workspace.name is None else _share(workspace)
     said = f"{made}\n\n" + (f"Proposed on `{branch}`." if branch else "The data did not change.")
@@ -74,6 +73,18 @@ def refresh_data(
     if branch is not None and deployment.id:
         start_experiment(branch, idempotency_key or branch)
     return branch
+
+
+def _take_in_what_is_valid(root: Path) -> None:
+    """Move data.dvc, then validate: a stage reads only what data.dvc says. A failure undoes it."""
+    path = root / "data.dvc"
+    before = path.read_text(encoding="utf-8")
+    take_in(root)
+    try:
+        validate(root)
+    except BaseException:
+        write_text(path, before)
+        raise
 
 
 def _share(workspace: Workspace) -> str | None:
