@@ -19,7 +19,7 @@ from vivero.evaluation.metrics import label_hits
 from vivero.evaluation.reference import CLASSIFIER_NAME
 from vivero.evaluation.usability import unusable_images
 from vivero.files import write_json
-from vivero.registry.gate_simulation import Outcome, Plan, Pool, simulate
+from vivero.registry.gate_simulation import ROW_QUANTILE, Outcome, Plan, Pool, simulate
 from vivero.registry.gate_simulation_plot import plot_outcome
 from vivero.registry.gate_targets import Target, targets
 from vivero.stages.evaluate import Exhibit, read_exhibit
@@ -77,11 +77,13 @@ def record(outcome: Outcome, plan: Plan, found: list[Target]) -> dict[str, Any]:
         "plan": asdict(plan),
         "targets": [{**asdict(target), "is_met": target.is_met} for target in found],
         **asdict(outcome),
+        "changed_share": outcome.changed_share,
+        "large_change": outcome.large_change,
     }
 
 
 def _print(outcome: Outcome, plan: Plan, found: list[Target], folder: Path, root: Path) -> None:
-    table = Table("what", "found", "95 % interval", "asked for", "n", "")
+    table = Table("what", "found", "95 %, as if independent", "asked for", "n", "")
     for target in found:
         interval = f"{target.low:.2%} to {target.high:.2%}"
         mark = "met" if target.is_met else "MISSED"
@@ -95,7 +97,8 @@ def _print(outcome: Outcome, plan: Plan, found: list[Target], folder: Path, root
         f"The rule 'not worse than the champion' promotes {outcome.naive / plan.trials:.0%} "
         f"of equal models, {naive_changes:.1f} times in {plan.retrains} retrains, and moves the "
         f"recorded figure by {outcome.recorded[1][-1]:.2%}; the gate promotes "
-        f"{np.mean(changes):.2f} times. Better by {outcome.true_gain:.0%} means "
-        f"{outcome.real_share:.1%} of the images are real.\n"
+        f"{np.mean(changes):.2f} times, at least once in {outcome.changed_share:.0%} of rows, and "
+        f"{ROW_QUANTILE:.0%} of rows move by at most {outcome.large_change:.2%}. "
+        f"Better by {outcome.true_gain:.0%} means {outcome.real_share:.1%} of the images are real.\n"
         f"All figures in {(folder / 'gates.json').relative_to(root)}, picture in gates.png\n"
     )

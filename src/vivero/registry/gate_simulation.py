@@ -26,6 +26,7 @@ from vivero.registry.gates import judge
 
 NORMAL = NormalDist()
 DISTANCE = "fd.simulated"
+ROW_QUANTILE = 0.95  # of the change of the recorded figure over rows
 SHARE_STEPS = 12  # halvings of [0, 1] in search of the share of real images
 
 
@@ -54,7 +55,7 @@ class Plan:
         draws: Models of each kind.
         trials: Comparisons of each kind: random pairs of different models.
         retrains: Candidates in a row.
-        chains: Such rows.
+        chains: Such rows: orders of the same draws, so they are not independent.
         seed: Of all draws.
     """
 
@@ -81,7 +82,6 @@ class Outcome:
         recorded: Change of the champion's recorded figure after each retrain, as such a share, mean
             over chains: with the gate, and with the naive rule.
         recorded_changes: With the gate, the whole change in every chain.
-        fresh: Change of the champion's figure, judged afresh at the end, in every chain.
         changes: Promotions in every chain with the gate, and in the mean with the naive rule.
     """
 
@@ -95,8 +95,17 @@ class Outcome:
     distance_std: float
     recorded: tuple[list[float], list[float]]
     recorded_changes: list[float]
-    fresh: list[float]
     changes: tuple[list[int], float]
+
+    @property
+    def changed_share(self) -> float:
+        """Of the rows, those in which the gate changed the champion at least once."""
+        return float(np.mean(np.asarray(self.changes[0]) > 0))
+
+    @property
+    def large_change(self) -> float:
+        """The change of the recorded figure, either way, that ROW_QUANTILE of the rows keep to."""
+        return float(np.quantile(np.abs(self.recorded_changes), ROW_QUANTILE))
 
 
 def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], object]) -> Outcome:
@@ -111,10 +120,10 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
     Raises:
         ValueError: When there are too few draws for that many trials or retrains.
     """
-    if plan.draws * (plan.draws - 1) < plan.trials or plan.draws < plan.retrains + 3:
+    if plan.draws * (plan.draws - 1) < plan.trials or plan.draws <= plan.retrains:
         raise ValueError(
             f"{plan.draws} draws are too few for {plan.trials} different pairs or "
-            f"{plan.retrains} retrains and 3 more models"
+            f"{plan.retrains} retrains of a first model"
         )
     equal = list(_reports(pool, 0.0, plan.draws, plan.seed, advance))
     figures = np.array([distance_of(report) for report in equal])
@@ -140,7 +149,6 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
             _mean_course([chain.naive for chain in chains], scale),
         ),
         recorded_changes=[chain.gate[-1] / scale for chain in chains],
-        fresh=[chain.fresh / scale for chain in chains],
         changes=(
             [chain.num_changes for chain in chains],
             float(np.mean([chain.num_naive_changes for chain in chains])),
@@ -175,9 +183,6 @@ class _Chain:
                 lowest, self.num_naive_changes = candidate, self.num_naive_changes + 1
             self.gate.append(distance_of(champion) - distance_of(start))
             self.naive.append(distance_of(lowest) - distance_of(start))
-        # Equal models: new draws of the pool are the last and the first champion, judged afresh.
-        fresh = [distance_of(reports[place]) for place in order[-2:]]
-        self.fresh = fresh[0] - fresh[1]
 
 
 def share_for_gain(pool: Pool, gain: float) -> float:

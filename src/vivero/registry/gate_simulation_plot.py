@@ -60,14 +60,9 @@ def _ratchet(axes: Axes, outcome: Outcome) -> None:
         ("recorded, 'not worse than'", outcome.recorded[1], NAIVE),
     ):
         axes.plot(range(len(course)), 100 * np.asarray(course), color=colour, label=label)
-    fresh = 100 * np.asarray(outcome.fresh)
-    reach = 1.96 * fresh.std(ddof=1) / len(fresh) ** 0.5
-    place = len(outcome.recorded[0]) - 1
-    axes.errorbar([place], [fresh.mean()], yerr=[reach], fmt="o", color="black", capsize=4)
-    axes.annotate("judged afresh", (place, fresh.mean()), (-70, 8), textcoords="offset points")
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("equal retrains")
-    axes.set_ylabel("change of the champion's figure, %")
-    axes.set_title(f"A row of equal retrains, mean of {len(fresh)}", fontsize=10)
+    axes.set_ylabel("change of the champion's recorded figure, %")
+    axes.set_title(f"A row of equal retrains, mean of {len(outcome.recorded_changes)}", fontsize=10)
     axes.legend(fontsize=8, loc="lower left")
     axes.grid(alpha=0.3)

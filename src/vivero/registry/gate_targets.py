@@ -55,7 +55,6 @@ def targets(outcome: Outcome, plan: Plan) -> list[Target]:
     return [
         _share("equal models promoted", outcome.equal, None, MAX_FALSE_PROMOTIONS),
         _share(f"better by {outcome.true_gain:.0%} promoted", outcome.better, MIN_POWER, None),
-        _mean(f"champion's figure judged afresh {row}, change", outcome.fresh),
         _mean(f"champion's recorded figure {row}, change", outcome.recorded_changes),
     ]
 

@@ -73,6 +73,15 @@ def test_the_naive_rule_ratchets_and_the_gate_does_less(outcome):
     assert outcome.changes[1] > 2 > np.mean(outcome.changes[0])
 
 
+def test_rows_without_a_change_keep_the_figure_and_large_changes_stand_beside_the_mean(outcome):
+    changes = np.asarray(outcome.recorded_changes)
+    is_changed = np.asarray(outcome.changes[0]) > 0
+    assert outcome.changed_share == is_changed.mean()
+    assert not changes[~is_changed].any()
+    assert (np.abs(changes) <= outcome.large_change).mean() >= 0.95
+    assert outcome.large_change >= abs(outcome.recorded[0][-1])
+
+
 def test_power_is_the_level_for_no_gain_and_a_half_at_what_is_needed():
     rule = CONFIG.model_copy(update={"min_relative_gain": 0.0})
     assert power(0.0, 0.01, rule) == pytest.approx(0.025)
@@ -83,6 +92,8 @@ def test_power_is_the_level_for_no_gain_and_a_half_at_what_is_needed():
 def test_too_few_draws_are_refused(pool: Pool):
     with pytest.raises(ValueError, match="too few for 300 different pairs"):
         simulate(pool, Plan(10, 300, 2, 5, 0), RULE, lambda: None)
+    with pytest.raises(ValueError, match="or 10 retrains of a first model"):
+        simulate(pool, Plan(10, 90, 10, 5, 0), RULE, lambda: None)
 
 
 def test_the_picture_is_drawn(outcome, tmp_path):
