@@ -1,6 +1,5 @@
 """Gates about how a candidate was made: can a commit make it again, is its export the same?"""
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from vivero.config.paths import artifacts_dir
 from vivero.files import read_json
 from vivero.integrity.hashing import md5_of_path
 from vivero.registry.differences import Gate
+from vivero.tracking.git import git_text
 
 BUNDLE = "artifacts/train/bundle"
 TREE, EXPORT = "clean tree", "export parity"
@@ -51,9 +51,9 @@ def tree_gate(root: Path, lineage: Mapping[str, Any], is_required: bool) -> Gate
 
 def commit_reproduces(root: Path) -> bool:
     """Whether tracked files are as in HEAD, and dvc.lock there names the bundle that lies here."""
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
-    locked = _git(root, "show", "HEAD:./dvc.lock")
-    if status is None or status.strip() or locked is None or not (root / BUNDLE).is_dir():
+    status = git_text(root, "status", "--porcelain", "--untracked-files=no")
+    locked = git_text(root, "show", "HEAD:./dvc.lock")
+    if status is None or status or locked is None or not (root / BUNDLE).is_dir():
         return False
     try:
         outs = YAML(typ="safe").load(locked)["stages"]["train"]["outs"]
@@ -96,15 +96,3 @@ def export_gate(root: Path, weights_sha256: str | None) -> Gate:
 
 def _condition(name: str, passed: bool | None, reason: str) -> Gate:
     return Gate(name, passed, None, None, reason, "condition")
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    if not (root / ".git").exists():  # not the repository of a folder above
-        return None
-    try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout

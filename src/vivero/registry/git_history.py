@@ -6,16 +6,15 @@ second. Nothing is checked out and nothing is written. Without git everything is
 
 import hashlib
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from vivero.tracking.git import git_output
 from vivero.tracking.lineage import digest_in_pointer
 
 POINTER = "data.dvc"
-GIT_TIMEOUT_S = 60
 HEX_PREFIX = re.compile(r"[0-9a-f]{7,40}")
 REF_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@{}^~-]*")
 
@@ -118,16 +117,4 @@ class GitHistory:
 
     def _git(self, *arguments: str, given: bytes = b"") -> bytes | None:
         """What git prints; None when it fails, is missing, or root is no repository."""
-        if self._root is None or not (self._root / ".git").exists():  # not a folder above's
-            return None
-        try:
-            return subprocess.run(
-                ["git", *arguments],
-                cwd=self._root,
-                input=given,
-                capture_output=True,
-                timeout=GIT_TIMEOUT_S,
-                check=True,
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            return None
+        return None if self._root is None else git_output(self._root, *arguments, given=given)

@@ -4,7 +4,6 @@ Read once, when a training starts; carried by the bundle, and from there by ever
 version and image. Nothing in it is secret: no address, no user, no path.
 """
 
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from vivero.config.paths import PARAMS
 from vivero.files import sha256_of_file
+from vivero.tracking.git import git_text
 
 GIT_TIMEOUT_S = 20
 
@@ -57,10 +57,10 @@ def read_lineage(root: Path, seed: int) -> Lineage:
 
     A dirty tree is allowed and recorded; without git, the commit is None.
     """
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git_text(root, "rev-parse", "HEAD", timeout_s=GIT_TIMEOUT_S)
     # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
     changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
-    status = None if commit is None else _git(root, *changed)
+    status = None if commit is None else git_text(root, *changed, timeout_s=GIT_TIMEOUT_S)
     return Lineage(
         data_digest=data_digest(root),
         code_commit=commit,
@@ -96,21 +96,3 @@ def digest_in_pointer(text: str) -> str | None:
 
 def _sha256(path: Path) -> str | None:
     return sha256_of_file(path) if path.is_file() else None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None when there is no git, no repository here, or no commit yet."""
-    if not (root / ".git").exists():  # not the repository of a folder above
-        return None
-    try:
-        result = subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
