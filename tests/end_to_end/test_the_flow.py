@@ -69,7 +69,8 @@ def test_sigterm_leaves_no_process_and_no_second_trainer(finished_clone: Clone, 
         MARK: str(root),
     }
     command = [sys.executable, "-m", "pipelines.experiment"]
-    flow = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=-3)
+    quiet = subprocess.DEVNULL
+    flow = subprocess.Popen(command, cwd=root, env=env, stdout=quiet, stderr=quiet)
     ends_at = time.monotonic() + 900
     while (trainer := stage_process(str(root), "train")) is None and time.monotonic() < ends_at:
         assert flow.poll() is None, "the flow ended before its training began"

@@ -51,7 +51,7 @@ def whole_aliases(stack: Stack) -> dict[str, str]:
 
 
 def no_metric_lost(stack: Stack, run_id: str) -> int:
-    """Every point of the training's journal is in MLflow, once; returns how many points."""
+    """Every point of the training's journal is in MLflow, and there once; returns how many."""
     train_dir = stack.run_dir(run_id) / "artifacts" / "train"
     mlflow_run_id = json.loads((train_dir / "run.json").read_text())["mlflow_run_id"]
     journal = points_of_journal(train_dir / "journal.jsonl")
@@ -64,6 +64,8 @@ def no_metric_lost(stack: Stack, run_id: str) -> int:
         cursor.execute("SELECT key, step, value FROM metrics WHERE run_uuid = %s", (mlflow_run_id,))
         recorded.update((key, step, value) for key, step, value in cursor if key in names)
     connection.close()
+    twice = [point for point, times in recorded.items() if times > 1]
+    assert not twice, f"MLflow holds {len(twice)} points more than once: {sorted(twice)[:5]}"
     assert set(journal) == set(recorded), (
         f"journal {len(journal)} points, MLflow {len(recorded)}; only in one of them: "
         f"{sorted(set(journal) ^ set(recorded))[:5]}"
