@@ -120,7 +120,7 @@ retrain: setup  ## all stages, judge, register; the champion stays; work/proposa
 promote: setup  ## make VERSION the champion, if EXPECT is it now; REASON is kept
 	@$(BIN)/python -m infra.github.alias promote
 
-rollback: setup  ## give the alias back to the previous champion; REASON is kept
+rollback: setup  ## give the alias back from EXPECT to the previous champion; REASON is kept
 	@$(BIN)/python -m infra.github.alias rollback
 
 dispatch-retrain: setup  ## send the monitor's decision to GitHub

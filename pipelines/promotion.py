@@ -18,6 +18,23 @@ def move_champion(action: str, arguments: list[str], root: Path) -> float:
     return run_timed(action, ["vivero.cli.app", action, *arguments], root)
 
 
+def command_arguments(
+    action: str, version: str | None, reason: str, expect_champion: str
+) -> list[str]:
+    """What follows `vivero promote` or `vivero rollback`.
+
+    Raises:
+        PromotionError: When promote has no version, or rollback has one.
+    """
+    if (version is None) == (action == "promote"):
+        raise PromotionError(
+            f"promote needs a version and rollback takes none; got action={action}, "
+            f"version={version}. The champion is unchanged"
+        )
+    chosen = [] if version is None else [version]
+    return [*chosen, "--reason", reason, "--expect-champion", expect_champion]
+
+
 @flow(name="promotion", persist_result=False, result_serializer="json")
 def promotion(
     action: Literal["promote", "rollback"] = "promote",
@@ -32,16 +49,10 @@ def promotion(
         action: promote gives the alias to `version`; rollback gives it back to the previous one.
         version: Number of the version to promote.
         reason: Kept in the record.
-        expect_champion: Refuse unless this version is champion now; "any" = whichever.
+        expect_champion: Refuse unless this version is champion now; "any" = whichever. A rollback
+            that names it may be started again, and takes one version back.
         ref: Branch or tag whose settings hold.
     """
-    if (version is None) == (action == "promote"):
-        raise PromotionError(
-            f"promote needs a version and rollback takes none; got action={action}, "
-            f"version={version}. The champion is unchanged"
-        )
-    arguments = ["--reason", reason]
-    if version is not None:
-        arguments = [version, *arguments, "--expect-champion", expect_champion]
+    arguments = command_arguments(action, version, reason, expect_champion)
     with own_workspace(run_name(), ref) as workspace, one_at_a_time("vivero-promotion"):
         move_champion(action, arguments, workspace.root)

@@ -12,6 +12,7 @@ import sys
 FORMS = {
     "VERSION": (r"[1-9][0-9]{0,8}", "a version number such as 7"),
     "EXPECT": (r"none|[1-9][0-9]{0,8}", "the version that is champion now, or none"),
+    "EXPECT of a rollback": (r"[1-9][0-9]{0,8}", "the version that is champion now"),
     "REASON": (r"[^\x00-\x1f\x7f]{3,200}", "a reason of 3 to 200 characters on one line"),
 }
 
@@ -23,7 +24,8 @@ def command(action: str, given: dict[str, str]) -> list[str]:
         ValueError: When a value is missing or not of its form.
     """
     if action == "rollback":
-        return ["rollback", "--reason", _reason(given)]
+        expected = _checked("EXPECT of a rollback", given)
+        return ["rollback", "--expect-champion", expected, "--reason", _reason(given)]
     if action != "promote":
         raise ValueError(f"'{action}' is neither promote nor rollback")
     version, expected = _checked("VERSION", given), _checked("EXPECT", given)
@@ -39,7 +41,7 @@ def _reason(given: dict[str, str]) -> str:
 
 def _checked(name: str, given: dict[str, str]) -> str:
     form, meaning = FORMS[name]
-    value = given.get(name, "")
+    value = given.get(name.partition(" ")[0], "")
     if not re.fullmatch(form, value):
         raise ValueError(f"{name} must be {meaning}; got {value!r}")
     return value

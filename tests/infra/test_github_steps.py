@@ -160,9 +160,16 @@ def test_what_is_typed_becomes_arguments():
         *("promote", "7", "--expect-champion", "none", "--reason", "sharper bags")
     ]
     on_github = {**TYPED, "GITHUB_RUN_ID": "42", "GITHUB_ACTOR": "maria"}
-    assert command("rollback", on_github) == [
-        *("rollback", "--reason", "sharper bags [github: maria, run 42]")
+    assert command("rollback", {**on_github, "EXPECT": "7"}) == [
+        *("rollback", "--expect-champion", "7"),
+        *("--reason", "sharper bags [github: maria, run 42]"),
     ]
+
+
+@pytest.mark.parametrize("value", ["", "none", "any", "7; id"])
+def test_a_rollback_names_the_version_that_it_takes_back(value: str):
+    with pytest.raises(ValueError, match="EXPECT of a rollback must be the version"):
+        command("rollback", {**TYPED, "EXPECT": value})
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ def test_no_deployment_holds_a_key():
         assert not [name for name in env if "SECRET" in name or "KEY_ID" in name]
 
 
+def test_the_flow_promotion_hands_on_which_champion_is_expected():
+    from pipelines.promotion import command_arguments
+    from vivero.errors import PromotionError
+
+    expected = ["--reason", "why", "--expect-champion", "7"]
+    assert command_arguments("rollback", None, "why", "7") == expected
+    assert command_arguments("promote", "8", "why", "7") == ["8", *expected]
+    for action, version in (("promote", None), ("rollback", "8")):
+        with pytest.raises(PromotionError, match="rollback takes none"):
+            command_arguments(action, version, "why", "7")
+
+
 def test_an_alarm_starts_a_refresh_under_its_key():
     [trigger] = [t for d in DEPLOYMENTS for t in d.get("triggers", [])]
     from pipelines.monitor import ALARM, RESOURCE

@@ -137,17 +137,26 @@ def promote(
 
 def rollback(
     name: Name = None,
+    expect_champion: Annotated[
+        str,
+        typer.Option(help="Take back this version, once; refuse if another is champion now."),
+    ] = "any",
     reason: Annotated[str, typer.Option(help="Kept in the record.")] = "by hand",
 ) -> None:
     """Give the alias champion back to the previous champion.
 
-    Example: vivero rollback --reason "complaints about shoes"
+    Without --expect-champion a second rollback undoes the first.
+
+    Example: vivero rollback --expect-champion 7 --reason "complaints about shoes"
     """
     from vivero.registry.promotion import rollback as back
 
     root = project_dir()
     model = name or model_name(root)
-    event = back(root, model, reason)
+    event = back(root, model, reason, expect_champion)
+    if event is None:
+        typer.echo(f"version {expect_champion} of '{model}' was taken back already: nothing to do")
+        return
     typer.echo(
         f"version {event.champion} of '{model}' is champion again; "
         f"version {event.former} is now previous"

@@ -99,6 +99,6 @@ def _print(outcome: Outcome, plan: Plan, found: list[Target], folder: Path, root
         f"recorded figure by {outcome.recorded[1][-1]:.2%}; the gate promotes "
         f"{np.mean(changes):.2f} times, at least once in {outcome.changed_share:.0%} of rows, and "
         f"{ROW_QUANTILE:.0%} of rows move by at most {outcome.large_change:.2%}. "
-        f"Better by {outcome.true_gain:.0%} means {outcome.real_share:.1%} of the images are real.\n"
+        f"Better by {outcome.true_gain:.0%} means {outcome.real_share:.1%} real images.\n"
         f"All figures in {(folder / 'gates.json').relative_to(root)}, picture in gates.png\n"
     )

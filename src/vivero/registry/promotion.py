@@ -13,7 +13,14 @@ from vivero.config.schema import PromoteConfig
 from vivero.errors import PromotionError
 from vivero.registry.check_model import check_in_clean_process
 from vivero.registry.moves import Event, history, make_move, new_event, take_turn
-from vivero.registry.versions import CHAMPION, PREVIOUS, bring_here, find_alias, find_version
+from vivero.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    ModelVersion,
+    bring_here,
+    find_alias,
+    find_version,
+)
 from vivero.tracking.store import store_lock
 
 ANY_CHAMPION = "any"
@@ -54,12 +61,12 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
         version = find_version(root, f"models:/{request.name}/{request.version}")
         if CHAMPION in version.aliases:
             return None
-        _require_champion(root, request)
+        _expected_champion(root, request)
     folder = bring_here(root, version)
     check_in_clean_process(folder / "bundle", config.num_check_images, config.check_timeout_s)
     with store_lock(root):
         number = take_turn(root, request.name)
-        former = _require_champion(root, request)
+        former = _expected_champion(root, request)
         if former == version.version:
             return None
         event = new_event("promote", version.version, former, request.why, request.verdict_sha256)
@@ -87,16 +94,36 @@ def promote_by_hand(
     return promote(root, replace(request, why=request.why + forced), config)
 
 
-def rollback(root: Path, name: str, why: str) -> Event:
+def rollback(
+    root: Path, name: str, why: str, expected_champion: str = ANY_CHAMPION
+) -> Event | None:
     """Give the alias back to the previous champion; the present one becomes `previous`.
 
+    Args:
+        root: Top of the repository.
+        name: Registered model.
+        why: Reason for the record.
+        expected_champion: Version that is to be taken back; "any" = whichever is champion, and
+            then a second rollback undoes the first.
+
+    Returns:
+        What was recorded; None when the last move was this very rollback, so that a command that
+        is sent twice takes one version back.
+
     Raises:
-        PromotionError: When there is no champion or no previous one, or somebody was quicker.
+        PromotionError: When there is no champion or no previous one, the champion is another, or
+            somebody was quicker.
         BundleError: When the previous one's files are not whole and signed.
     """
     with store_lock(root):
         number = take_turn(root, name)
         champion, previous = find_alias(root, name, CHAMPION), find_alias(root, name, PREVIOUS)
+        last = history(root, name)[-1:]
+        if champion and [("rollback", expected_champion, champion.version)] == [
+            (event.action, event.former, event.champion) for event in last
+        ]:
+            return None
+        _require_champion(name, expected_champion, champion, "look at `vivero models history`")
         if champion is None or previous is None:
             missing = "champion" if champion is None else "previous champion"
             raise PromotionError(
@@ -117,14 +144,20 @@ def withdrawal(root: Path, name: str, version: str) -> Event | None:
     return last if is_withdrawn else None
 
 
-def _require_champion(root: Path, request: Request) -> str | None:
+def _expected_champion(root: Path, request: Request) -> str | None:
     champion = find_alias(root, request.name, CHAMPION)
+    advice = "judge the candidate against the new champion (`vivero judge`) and try again"
+    return _require_champion(request.name, request.expected_champion, champion, advice)
+
+
+def _require_champion(
+    name: str, expected: str | None, champion: ModelVersion | None, advice: str
+) -> str | None:
     number = None if champion is None else champion.version
-    if request.expected_champion not in (ANY_CHAMPION, number):
+    if expected not in (ANY_CHAMPION, number):
         raise PromotionError(
-            f"expected {_named(request.expected_champion)} to be champion of '{request.name}', "
-            f"found {_named(number)}: somebody was quicker. Nothing was changed; judge the "
-            f"candidate against the new champion (`vivero judge`) and try again"
+            f"expected {_named(expected)} to be champion of '{name}', found {_named(number)}: "
+            f"somebody was quicker. Nothing was changed; {advice}"
         )
     return number
 

@@ -93,6 +93,20 @@ def test_the_former_champion_is_kept_and_comes_back(three_versions: Path, tiny_c
     assert actions == ["promote", "promote", "rollback", "rollback"]
 
 
+def test_a_rollback_sent_twice_takes_one_version_back(three_versions: Path, tiny_config: Config):
+    root, config = three_versions, tiny_config.promote
+    promote(root, wish("1"), config)
+    promote(root, wish("2"), config)
+    assert rollback(root, NAME, "complaints", "2") is not None
+    assert rollback(root, NAME, "complaints", "2") is None
+    assert aliases(root) == {"champion": "1", "previous": "2"}
+    assert len(history(root, NAME)) == 3
+    promote(root, wish("3"), config)
+    with pytest.raises(PromotionError, match=r"expected version 2 .* found version 3.*history"):
+        rollback(root, NAME, "complaints", "2")
+    assert aliases(root) == {"champion": "3", "previous": "1"}
+
+
 @pytest.mark.parametrize(
     ("expected", "said"),
     [(None, "expected nobody .* found version 1"), ("2", "expected version 2 .* found version 1")],
