@@ -29,12 +29,16 @@ NUM_REMEMBERED_LINES = 60
 PATIENCE_S = 70.0  # a trainer that is told to stop ends its step and saves, within 60 s
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 WHO_AND_KEY = re.compile(r"://[^/@\s]+@")  # of an address; no log may show it
-# What DVC, its S3 client and git say when nobody answers; their exit codes do not tell.
+# What DVC says of a server that does not answer; its exit codes do not tell. Only of a line that is
+# DVC's own: the stage that it runs speaks through it too, of its network and its GPU.
+DVC_ERROR = re.compile(r"^ERROR: ")
+STAGE_FAILED = re.compile(r"^ERROR: failed to reproduce .*failed to run: ")
 UNREACHABLE = re.compile(
     r"could ?n[o']t connect|connection (refused|reset|was closed|aborted|timed out)"
     r"|connect timeout|read timeout|unable to access|could not read from remote"
     r"|name or service not known|name resolution|no route to host|service ?unavailable"
-    r"|internal ?error|slow ?down|reduce your request rate|endpoint url",
+    r"|\(InternalError\)|encountered an internal error"
+    r"|slow ?down|reduce your request rate|endpoint url",
     re.IGNORECASE,
 )
 
@@ -73,15 +77,23 @@ class Heard:
     lines: "deque[str]" = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED_LINES))
 
     def hear(self, lines: list[str]) -> None:
-        """Remember lines and pass them on."""
-        for line in lines:
+        """Remember lines and pass them on, without who and key of an address."""
+        for line in map(unnamed, lines):
             self.lines.append(line)
             self.say(line)
 
     @property
     def names_nobody_there(self) -> bool:
-        """Whether a line says that a server could not be reached."""
-        return any(UNREACHABLE.search(line) for line in self.lines)
+        """Whether DVC itself says that a server could not be reached."""
+        errors = [line for line in self.lines if DVC_ERROR.match(line)]
+        if any(STAGE_FAILED.match(line) for line in errors):
+            return False
+        return any(UNREACHABLE.search(line) for line in errors)
+
+
+def unnamed(text: str) -> str:
+    """A text whose addresses name neither a user nor a password: fit for a log."""
+    return WHO_AND_KEY.sub("://***@", text)
 
 
 def run_heard(command: list[str], cwd: Path, env: Mapping[str, str], say: Say) -> tuple[int, Heard]:
@@ -194,5 +206,5 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> st
     )
     if result.returncode:
         said = f"`git {' '.join(arguments)}` in {root} failed: {result.stderr.strip()}"
-        raise RemoteError(WHO_AND_KEY.sub("://***@", said))
+        raise RemoteError(unnamed(said))
     return result.stdout.strip()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands import LineSplitter, environment, run_heard
+from pipelines.commands import Heard, LineSplitter, environment, run_heard
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,33 @@ def test_output_and_errors_go_on_to_ours_and_into_the_log(
 def test_a_command_runs_the_code_of_its_clone(tmp_path: Path):
     assert environment(tmp_path)["PYTHONPATH"] == str(tmp_path / "src")
     assert environment(tmp_path)["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+STAGE_ENDED = "ERROR: failed to reproduce 'train': failed to run: python -m train, exited with 1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_nobody_there"),
+    [
+        (['ERROR: unexpected error - Could not connect to the endpoint URL: "http://x/"'], True),
+        (["ERROR: failed to transfer 'ab' - [Errno 5] We encountered an internal error."], True),
+        (["ERROR: unexpected error - An error occurred (SlowDown) when calling PutObject"], True),
+        (["[rank0]: NCCL error: connection reset by peer", STAGE_ENDED], False),
+        (["RuntimeError: cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", STAGE_ENDED], False),
+        (["ERROR: connection reset by peer", STAGE_ENDED], False),
+        (["connection refused", "ERROR: unexpected error - no space left on device"], False),
+        (["ERROR: cuDNN internal error"], False),
+    ],
+)
+def test_dvc_alone_says_that_its_remote_does_not_answer(lines: list[str], is_nobody_there: bool):
+    heard = Heard(lambda _line: None)
+    heard.hear(lines)
+    assert heard.names_nobody_there is is_nobody_there
+
+
+def test_no_line_that_is_heard_names_who_and_key():
+    said: list[str] = []
+    heard = Heard(said.append)
+    heard.hear(["fetching https://somebody:secret@host/data", "postgresql://me:key@db/x failed"])
+    assert said == list(heard.lines)
+    assert said == ["fetching https://***@host/data", "postgresql://***@db/x failed"]
