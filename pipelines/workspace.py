@@ -1,7 +1,8 @@
 """A run's own clone: made from VIVERO_REPOSITORY, with the stores that all runs share, then kept.
 
     VIVERO_RUNS_DIR/
-        <name of the run>-<its id>/   the clone; nobody else's, held by a lock while the run works
+        <name of the run>-<its id>/   the clone; nobody else's, held by a lock while the run works;
+                                      work/flow in it names the flow, of each the newest five stay
         .shared/cache/                DVC's cache: written by content, safe for many at once
         .shared/checkpoints/          one folder a fingerprint; a trainer locks the one it writes
 
@@ -31,6 +32,7 @@ from vivero.files import write_whole
 
 KEEP_CLONES, KEEP_FINGERPRINTS = 5, 10
 SHARED = ".shared"
+FLOW = "flow"  # file below work/ of a clone, with the name of the flow that it was made for
 BASE = "refs/vivero/base"  # the commit that a run was cloned at
 
 patiently = retry(
@@ -69,6 +71,10 @@ class Workspace:
 def run_name() -> str:
     """Name of the flow run that we are in, and the start of its id: names come again."""
     return f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:8]}"
+
+
+def _flow_name() -> str:
+    return str(runtime.flow_run.flow_name or "")
 
 
 def house() -> House | None:
@@ -123,7 +129,8 @@ def own_workspace(run_name: str, ref: str) -> Iterator[Workspace]:
         if not root.exists():
             _clone(where, ref, root)
         _share_stores(where, root)
-        _prune(where.runs_dir)
+        with _doorway(where.runs_dir):
+            _prune(where.runs_dir)
         yield Workspace(root, name)
         os.utime(root)
 
@@ -133,7 +140,8 @@ def _alone(runs_dir: Path, name: str) -> Iterator[None]:
     runs_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_path(runs_dir, name))
     try:
-        lock.acquire(timeout=0)
+        with _doorway(runs_dir):
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(
             f"another process works in {runs_dir / name}: this run was started twice. "
@@ -143,6 +151,11 @@ def _alone(runs_dir: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _doorway(runs_dir: Path) -> FileLock:
+    """Held while the lock of a clone is taken or removed: nobody holds one that is gone."""
+    return FileLock(runs_dir / ".lock")
 
 
 def _lock_path(runs_dir: Path, name: str) -> Path:
@@ -157,6 +170,8 @@ def _clone(where: House, ref: str, root: Path) -> None:
     arguments = ("--quiet", "--depth", "1", "--branch", ref)
     git(where.runs_dir, "clone", *arguments, "--", where.repository, str(part))
     git(part, "update-ref", BASE, "HEAD")
+    work_dir(part).mkdir(exist_ok=True)
+    (work_dir(part) / FLOW).write_text(_flow_name())
     part.rename(root)
 
 
@@ -183,13 +198,23 @@ def _share_stores(where: House, root: Path) -> None:
 
 
 def _prune(runs_dir: Path) -> None:
-    """Remove all but the newest clones and checkpoints; never one that somebody works in."""
+    """Remove all but the newest clones and checkpoints; never one that somebody works in.
+
+    Of clones the newest of our own flow stay, whatever the other flows do: a monitor that runs
+    every hour takes no crashed experiment away.
+    """
     clones = [path for path in runs_dir.iterdir() if path.is_dir() and path.name[0] != "."]
-    for clone in _older(clones, KEEP_CLONES):
+    ours = [clone for clone in clones if _flow_of(clone) == _flow_name()]
+    for clone in _older(ours, KEEP_CLONES):
         _remove_unused(clone, _lock_path(runs_dir, clone.name))
     fingerprints = [path for path in (runs_dir / SHARED / "checkpoints").iterdir()]
     for folder in _older(fingerprints, KEEP_FINGERPRINTS):
         _remove_unused(folder, folder / ".lock")
+
+
+def _flow_of(clone: Path) -> str:
+    path = work_dir(clone) / FLOW
+    return path.read_text() if path.exists() else ""
 
 
 def _older(folders: list[Path], keep: int) -> list[Path]:

@@ -113,6 +113,19 @@ def test_old_clones_go_but_never_one_that_somebody_works_in(
     assert "run-0" not in kept
 
 
+def test_a_flow_that_runs_often_takes_no_clone_of_another_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workspace, "KEEP_CLONES", 1)
+    for flow, name in [("experiment", "crashed"), ("monitor", "m-0"), ("monitor", "m-1")]:
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__FLOW_NAME", flow)
+        with own_workspace(name, "main") as place:
+            assert git(place.root, "status", "--porcelain") == ""
+    kept = {path.name for path in house.runs_dir.iterdir() if path.is_dir()}
+    assert kept == {".shared", "crashed", "m-1"}
+    assert not (house.runs_dir / ".m-0.lock").exists()
+
+
 def test_a_branch_that_is_not_there_is_named(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
     with pytest.raises(RemoteError, match="Remote branch nowhere not found"):
