@@ -17,7 +17,15 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from infra.services.settings import BUCKETS, DATABASES, LISTENING, SERVICES, Settings
+from infra.services.programs import secret_environment
+from infra.services.settings import (
+    BUCKETS,
+    DATABASE_PASSWORD,
+    DATABASES,
+    LISTENING,
+    SERVICES,
+    Settings,
+)
 
 COMPOSE_PATH = Path(__file__).parents[2] / "infra/compose.yaml"
 SCHEMAS = Path(check_jsonschema.__file__).parent / "builtin_schemas/vendor"
@@ -28,6 +36,7 @@ SECRETS = {
     "AWS_ACCESS_KEY_ID": "name",
     "AWS_SECRET_ACCESS_KEY": "key",
     "VIVERO_REPOSITORY": "https://git.example.org/vivero.git",
+    "VIVERO_SIGNING_KEY_FILE": "/etc/vivero/signing_key.pem",
 }
 
 
@@ -100,6 +109,32 @@ def test_no_secret_has_a_default():
     assert sorted(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE)) == sorted(
         (name, "") for name in SECRETS
     )
+
+
+def test_a_restart_of_prefect_leaves_no_slot_taken():
+    """Its leases lie on a volume, as those of `make services` lie in its folder."""
+    env = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", DATABASE_PASSWORD), "x")
+    env |= {"PREFECT_HOME": "/home", "PREFECT_API_URL": "http://127.0.0.1:15403/api"}
+    here = secret_environment(Settings(Path(), Path()), "prefect", env)
+    prefect = services()["prefect"]
+    lease_storage = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+    assert prefect["environment"][lease_storage] == here[lease_storage]
+    asked_by_clients = {"PREFECT_API_URL"}
+    assert prefect["environment"].keys() >= here.keys() - asked_by_clients
+    [mount] = prefect["volumes"]
+    volume, _, home = mount.partition(":")
+    assert home == prefect["environment"]["PREFECT_HOME"]
+    assert volume in document()["volumes"]
+    assert {"workspace:/workspace", mount} == set(services()["permissions"]["volumes"])
+    assert home in services()["permissions"]["command"]
+
+
+def test_only_the_worker_is_given_the_key_that_signs():
+    given = [name for name, service in services().items() if "secrets" in service]
+    assert given == ["worker"]
+    assert services()["worker"]["secrets"] == list(document()["secrets"])
+    [name] = document()["secrets"]
+    assert services()["worker"]["environment"]["VIVERO_SIGNING_KEY"] == f"/run/secrets/{name}"
 
 
 def test_what_is_waited_for_says_when_it_is_ready():
