@@ -78,6 +78,22 @@ def test_no_deployment_holds_a_key():
         assert not [name for name in env if "SECRET" in name or "KEY_ID" in name]
 
 
+def test_containers_are_given_the_key_that_signs_models():
+    """One made in a container would be lost with it: registry/keys.py refuses to make it there."""
+    guide = (REPOSITORY / "docs/guides/flows.md").read_text()
+    for deployment in DEPLOYMENTS:
+        variables = deployment["work_pool"]["job_variables"]
+        key = variables["env"].get("VIVERO_SIGNING_KEY")
+        if deployment["name"] == "local":  # on its user's machine, where the key stays
+            assert key is None
+            continue
+        assert "VIVERO_REPOSITORY" in variables["env"]
+        if deployment["name"] == "docker":
+            assert f"/etc/vivero/signing_key.pem:{key}:ro" in variables["volumes"]
+        else:
+            assert f'"mountPath": "{Path(key).parent}"' in guide
+
+
 def test_the_flow_promotion_hands_on_which_champion_is_expected():
     from pipelines.promotion import command_arguments
     from vivero.errors import PromotionError

@@ -7,10 +7,12 @@ there is no clone, and the user's own.
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -62,9 +64,13 @@ def signing_key(root: Path) -> SigningKey:
     """The key of VIVERO_SIGNING_KEY, or the user's own, made at first use.
 
     Raises:
-        ConfigError: When it is missing, no elliptic key, needs another password, or lies in root.
+        ConfigError: When it is missing, no elliptic key, needs another password, or lies in root;
+            or when a run for others has none.
     """
-    found = _existing_key() or SigningKey(_own_key(), None)
+    found = _existing_key()
+    if found is None:
+        _require_key_of_ones_own_home()
+        found = SigningKey(_own_key(), None)
     if found.path.resolve().is_relative_to(root.resolve()):
         raise ConfigError(
             f"the signing key {found.path} lies in the repository, where it can be committed or "
@@ -124,6 +130,30 @@ def _existing_key() -> SigningKey | None:
     except RuntimeError:  # a user without a home has no key there
         return None
     return SigningKey(path, None) if path.exists() else None
+
+
+def _require_key_of_ones_own_home() -> None:
+    """Refuse to make a key for a run that works for others: in a container it is gone after it.
+
+    Such a run clones VIVERO_REPOSITORY and registers with an MLflow on another machine; services
+    on this machine's loopback are one user's own.
+    """
+    environment = read_environment()
+    host = urlsplit(environment.mlflow_tracking_uri or "").hostname
+    if environment.vivero_repository and host and not _is_loopback(host):
+        raise ConfigError(
+            f"a run for {host} has no signing key, and one made here would be trusted by nobody "
+            f"else and lost with this machine; make one (`openssl ecparam -name prime256v1 "
+            f"-genkey -noout -out signing_key.pem`), mount it, let VIVERO_SIGNING_KEY name it, "
+            f"and commit its public half with `vivero keys export` (docs/guides/signatures.md)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _own_key() -> Path:

@@ -207,6 +207,40 @@ def test_a_key_is_made_once_for_the_user_alone(tmp_path: Path, monkeypatch: pyte
     assert trusted_keys(root)[own.fingerprint].origin == str(exported)
 
 
+@pytest.mark.parametrize(
+    ("repository", "mlflow", "is_refused"),
+    [
+        ("https://git.example.org/v.git", "http://mlflow:15402", True),
+        ("https://git.example.org/v.git", "https://mlflow.example.org", True),
+        ("https://git.example.org/v.git", "http://127.0.0.1:15402", False),
+        ("/home/ada/vivero", "http://localhost:15402", False),
+        ("/home/ada/vivero", "http://[::1]:15402", False),
+        ("/home/ada/vivero", None, False),
+        (None, "https://mlflow.example.org", False),
+    ],
+)
+def test_a_run_for_others_makes_no_key_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    repository: str | None,
+    mlflow: str | None,
+    is_refused: bool,
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name, value in (("VIVERO_REPOSITORY", repository), ("MLFLOW_TRACKING_URI", mlflow)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if not is_refused:
+        assert signing_key(tmp_path / "clone").path.is_file()
+        return
+    with pytest.raises(ConfigError, match=r"openssl ecparam .*mount it.*vivero keys export"):
+        signing_key(tmp_path / "clone")
+    assert not user_config_dir().exists()
+    monkeypatch.setenv("VIVERO_SIGNING_KEY", str(_make_key(tmp_path / "mounted" / "key.pem")))
+    assert signing_key(tmp_path / "clone").path == tmp_path / "mounted" / "key.pem"
+
+
 def test_a_key_in_the_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = _make_key(tmp_path / "key.pem")
     monkeypatch.setenv("VIVERO_SIGNING_KEY", str(path))
