@@ -32,15 +32,17 @@ def paired_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Standard error of the difference of two figures over the same N images.
 
     error = deviation(ours - theirs) / sqrt(N), for means and for influences alike. For shares
-    (bool), where no pair at all may disagree, half a pair is added to either kind of disagreement:
-    with b and c of them, error = sqrt(b + c - (b - c)^2 / N) / N.
+    (bool), where no pair at all may disagree, half a pair is added to either kind of disagreement,
+    which makes M = N + 1 pairs: with b and c of them (halves included), error =
+    sqrt(b + c - (b - c)^2 / M) / M.
 
     Args:
         ours: Values or influences of each image, shape (N,), N >= 2.
         theirs: The same of the other model.
 
     Source:
-        Agresti and Min 2005, Statistics in Medicine 24 (shares).
+        After Agresti and Min 2005, Statistics in Medicine 24 (shares): they add half a pair to each
+        of four cells (M = N + 2), here the pairs that agree, which add no error, are left alone.
     """
     if ours.shape != theirs.shape or len(ours) < 2:
         raise ValueError(f"pairs need equal rows, 2 at least; got {ours.shape}, {theirs.shape}")
