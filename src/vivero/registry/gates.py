@@ -35,11 +35,6 @@ class Verdict:
         """The sentences of all gates."""
         return [gate.reason for gate in self.gates]
 
-    @property
-    def may_promote(self) -> bool:
-        """Whether the candidate may become champion."""
-        return self.verdict in ("first", "promote")
-
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"verdict": self.verdict, "gates": [asdict(gate) for gate in self.gates]}

@@ -5,7 +5,6 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 
@@ -254,33 +253,14 @@ def champion_folder(root: Path, name: str) -> Path | None:
     return None if champion is None else bring_here(root, champion)
 
 
-def champion_report(
-    root: Path, name: str, protocol_hash: str | None = None
-) -> dict[str, Any] | None:
-    """A report on the champion; None when there is no champion.
-
-    Args:
-        root: Top of the repository.
-        name: Registered model.
-        protocol_hash: The protocol wanted; without a report under it, and for None, the report
-            that came with the champion's registration.
-
-    Raises:
-        BundleError: When a report is not the one that was registered.
-    """
-    champion = find_alias(root, name, CHAMPION)
-    if champion is None:
-        return None
-    return dict(read_json(report_folder(root, champion, protocol_hash) / "metrics.json"))
-
-
 def report_folder(root: Path, version: ModelVersion, protocol_hash: str | None = None) -> Path:
     """The verified folder with a version's metrics.json, and per-image values where there are any.
 
     Args:
         root: Top of the repository.
         version: Of a registered model.
-        protocol_hash: As in `champion_report`.
+        protocol_hash: The protocol wanted; without a report under it, and for None, the folder of
+            the report that came with the version's registration.
 
     Raises:
         BundleError: When a report is not the one that was registered.

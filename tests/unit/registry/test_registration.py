@@ -22,16 +22,22 @@ from vivero.registry.versions import (
     WEIGHTS_TAG,
     bring_here,
     champion_drift_reference,
-    champion_report,
     download,
     find_version,
     list_versions,
+    report_folder,
     resolve_model,
 )
 from vivero.tracking.mirror import reconcile
 from vivero.tracking.store import open_client
 
 NAME = "vivero"
+
+
+def report_on(root: Path, protocol: str | None = None) -> dict[str, Any]:
+    """What version 1 is judged by: under this protocol where there is a report, else its own."""
+    version = find_version(root, f"models:/{NAME}/1")
+    return dict(read_json(report_folder(root, version, protocol) / "metrics.json"))
 
 
 def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> Candidate:
@@ -194,15 +200,15 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
-    assert champion_report(root, NAME, "b" * 64) == report()
+    assert report_on(root, "b" * 64) == report()
 
     newer = report(2.0, protocol="b")
     write_json(candidate.metrics_path, newer)
     register_version(root, NAME, candidate)
     register_version(root, NAME, candidate)
-    assert champion_report(root, NAME) == report()
-    assert champion_report(root, NAME, "a" * 64) == report()
-    assert champion_report(root, NAME, "b" * 64) == newer
+    assert report_on(root) == report()
+    assert report_on(root, "a" * 64) == report()
+    assert report_on(root, "b" * 64) == newer
     assert len(list_versions(root, NAME)) == 1
 
 
@@ -214,7 +220,7 @@ def test_an_altered_report_is_refused(embedded: Path, tiny_config: Config):
     write_json(path, report(9.0))
     shutil.rmtree(root / "work" / "models")
     with pytest.raises(BundleError, match=r"version 1 is refused.*altered: metrics.json"):
-        champion_report(root, NAME, "a" * 64)
+        report_on(root, "a" * 64)
 
 
 def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config: Config):
@@ -227,7 +233,7 @@ def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config
     (path,) = (root / "mlartifacts").rglob("reports/*/metrics.json")
     write_json(path, report(1.0, protocol="b"))
     with pytest.raises(BundleError, match=r"a report on vivero version 1 .*altered: metrics.json"):
-        champion_report(root, NAME, "b" * 64)
+        report_on(root, "b" * 64)
 
 
 def test_an_unsigned_version_is_refused_until_it_is_registered_again(
@@ -269,12 +275,11 @@ def test_a_folder_needs_no_registry(root: Path, tiny_config: Config):
         resolve_model("models:/vivero@champion", None)
 
 
-def test_without_a_champion_there_is_no_report_and_no_reference(root: Path, tiny_config: Config):
-    assert champion_report(root, NAME) is None
+def test_without_a_champion_there_is_no_reference(root: Path, tiny_config: Config):
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     assert champion_drift_reference(root, NAME) is None
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
-    assert champion_report(root, NAME) == report()
+    assert report_on(root) == report()
     reference = champion_drift_reference(root, NAME)
     assert reference is not None
     assert reference.read_bytes() == b"features"
