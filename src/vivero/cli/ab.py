@@ -149,6 +149,8 @@ def prefer(unit: Unit, which: Preferred, name: Name = None) -> None:
 def status(name: Name = None) -> None:
     """Show both arms, the difference with an interval that may be looked at any time, the verdict.
 
+    Of the test that runs or, where none does, of the last one.
+
     Writes work/ab/outcome.png and preference.png. Look as often as you like: the false-alarm rate
     counts all looks.
 
@@ -158,7 +160,7 @@ def status(name: Name = None) -> None:
     from vivero.registry import ab_test
 
     root = project_dir()
-    found = ab_test.status(root, ab_test.running_test(root, name or model_name(root)))
+    found = ab_test.status(root, ab_test.last_test(root, name or model_name(root)))
     _print(found)
     courses = {"outcome": found.outcomes, "preference": found.preferences}
     for what, course in courses.items():
@@ -257,6 +259,9 @@ def _print(found: "Status") -> None:
             course.decision[-1] + decides,
         )
     console.print(verdicts)
+    if test.stopped_at is not None:
+        typer.echo(f"{test.verdict}: stopped at {test.stopped_at}")
+        return
     if found.champion_now != test.champion:
         typer.echo(
             f"the champion is {found.champion_now or 'nobody'} now, no longer {test.champion}: "

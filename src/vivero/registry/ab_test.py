@@ -48,6 +48,7 @@ class AbTest:
         decide_by: What the decision rests on; the other is shown and decides nothing.
         salt: What makes the assignment of this test its own.
         stopped_at: UTC; None while it runs.
+        verdict: What was decided when it was stopped; None while it runs.
     """
 
     id: int
@@ -58,6 +59,7 @@ class AbTest:
     decide_by: Measure
     salt: str
     stopped_at: str | None
+    verdict: str | None
 
     def version_of(self, arm: Arm) -> str:
         """The version that an arm serves."""
@@ -172,6 +174,18 @@ def running_test(root: Path, model: str) -> AbTest:
             f"no test of '{model}' runs; `vivero ab start --challenger VERSION` begins one"
         )
     return _test_of(found)
+
+
+def last_test(root: Path, model: str) -> AbTest:
+    """The test of a model that runs now or, where none does, the one that was begun last.
+
+    Raises:
+        AbTestError: When there never was one.
+    """
+    with open_database(root).connect() as connection:
+        of_model = select(TESTS).where(TESTS.c.model == model)
+        found = connection.execute(of_model.order_by(TESTS.c.id.desc())).first()
+    return running_test(root, model) if found is None else _test_of(found)
 
 
 def stop(root: Path, test: AbTest, verdict: str) -> None:
@@ -311,6 +325,7 @@ def _test_of(row: Any) -> AbTest:
         decide_by=row.decide_by,
         salt=row.salt,
         stopped_at=row.stopped_at,
+        verdict=row.verdict,
     )
 
 

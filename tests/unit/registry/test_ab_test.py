@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.unit.registry.test_registration import NAME, candidate_of
+from vivero.cli.ab import app
 from vivero.config.schema import Config
 from vivero.errors import AbTestError
 from vivero.evaluation.sequential import SequentialTest
@@ -14,6 +16,7 @@ from vivero.registry.registration import register_version
 from vivero.registry.versions import find_alias
 from vivero.tracking.store import open_client
 
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 ASKED = SequentialTest(0.3, 0.05, 0.05)
 
 
@@ -22,7 +25,7 @@ def plan(challenger: str = "2") -> Plan:
 
 
 def of_salt(salt: str) -> AbTest:
-    return AbTest(1, NAME, "1", "2", ASKED, "outcome", salt, None)
+    return AbTest(1, NAME, "1", "2", ASKED, "outcome", salt, None, None)
 
 
 @pytest.fixture
@@ -46,10 +49,11 @@ def test_the_assignment_is_a_function_with_the_right_share():
     assert first.count("challenger") / 20_000 == pytest.approx(0.5, abs=0.015)
 
 
-def test_a_test_from_start_to_stop(two_versions: Path):
+def test_a_test_from_start_to_stop(two_versions: Path, monkeypatch: pytest.MonkeyPatch):
     root = two_versions
-    with pytest.raises(AbTestError, match="no test of 'vivero' runs"):
-        ab_test.running_test(root, NAME)
+    for asked in (ab_test.running_test, ab_test.last_test):
+        with pytest.raises(AbTestError, match="no test of 'vivero' runs"):
+            asked(root, NAME)
     with pytest.raises(AbTestError, match="another version beside it"):
         ab_test.start(root, plan("1"))
     test = ab_test.start(root, plan())
@@ -78,4 +82,13 @@ def test_a_test_from_start_to_stop(two_versions: Path):
     assert found.champion_now == "1"
     ab_test.stop(root, test, found.decision)
     assert find_alias(root, NAME, "challenger") is None
+    last = ab_test.last_test(root, NAME)
+    assert (last.id, last.verdict) == (test.id, "challenger better")
+    assert ab_test.status(root, last).num_outcomes == found.num_outcomes
+    (root / "params.yaml").write_text(PARAMS.read_text())
+    monkeypatch.setattr("vivero.cli.ab.project_dir", lambda: root)
+    shown = CliRunner().invoke(app, ["status"])
+    assert shown.exit_code == 0, shown.output
+    assert f"challenger better: stopped at {last.stopped_at}" in shown.output
     assert ab_test.start(root, plan()).id != test.id, "another one may begin"
+    assert ab_test.last_test(root, NAME).stopped_at is None
