@@ -26,7 +26,14 @@ RESOURCE = "vivero.monitor"
 @retried
 def look(stage: str, source: str, root: Path) -> float:
     """Test what came in at a source. Returns seconds."""
-    return run_timed(stage, ["vivero.cli.app", "monitor", "--source", source], root)
+    options = ["--repeat-until-announced", "--source", source]
+    return run_timed(stage, ["vivero.cli.app", "monitor", *options], root)
+
+
+@retried
+def acknowledge(stage: str, key: str, root: Path) -> float:
+    """Note that an alarm was passed on; a run that dies before leaves it to the next one."""
+    return run_timed(stage, ["vivero.cli.app", "monitor", "--announced", key], root)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -55,4 +62,5 @@ def monitor(ref: str = "main") -> bool:
         create_markdown_artifact(said, key="drift", description="What came in")
         if decision["trigger"]:
             announce(decision)
+            acknowledge("announced", decision["idempotency_key"], workspace.root)
     return bool(decision["trigger"])

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.prepared_images import stripes, write_prepared
 from vivero.data.quarantine import read_quarantine
-from vivero.registry.monitor_memory import read_memory
+from vivero.registry.monitor_memory import forget_pending, read_memory
 from vivero.stages import compute_reference, monitor
 from vivero.tracking.store import open_client
 
@@ -106,6 +106,28 @@ def test_the_life_of_a_source(champion: Path, config):
     assert monitor.run(config, root, NOW + 120 + 25 * HOUR_S).trigger, "the alarm was kept"
     assert decided(root)["idempotency_key"] != first_key
     assert decided(root)["num_new"] == 40
+
+
+def test_an_alarm_that_nobody_passed_on_is_told_again_until_somebody_says_so(
+    champion: Path, config
+):
+    root = champion
+    bring(root, 30, seed=3, factor=0.2)
+    assert monitor.run(config, root, NOW, is_acknowledged=True).trigger
+    key = str(decided(root)["idempotency_key"])  # and here its caller dies
+    assert not monitor.run(config, root, NOW + 30).trigger, "told again to who does not ask for it"
+    for seconds in (60, 3600):
+        assert monitor.run(config, root, NOW + seconds, is_acknowledged=True).trigger
+        assert decided(root)["idempotency_key"] == key
+        assert decided(root)["num_new"] == 0
+    assert read_memory(root, "vivero").number == 1, "one alarm, however often it is told"
+
+    assert not forget_pending(root, "vivero", "monitor-vivero-0-of-another")
+    assert monitor.run(config, root, NOW + 3700, is_acknowledged=True).trigger
+    assert forget_pending(root, "vivero", key)
+    assert not forget_pending(root, "vivero", key)
+    assert not monitor.run(config, root, NOW + 3800, is_acknowledged=True).trigger
+    assert decided(root)["idempotency_key"] != key
 
 
 def test_the_provenance_that_vivero_writes_is_the_one_that_is_looked_for():

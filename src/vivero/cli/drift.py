@@ -16,6 +16,12 @@ def monitor(
         str | None,
         typer.Option(help="Folder or s3://bucket/prefix; else VIVERO_INCOMING, monitor.source."),
     ] = None,
+    repeat_until_announced: Annotated[
+        bool, typer.Option(help="Decide an alarm again, under its key, until it was announced.")
+    ] = False,
+    announced: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only note that this alarm was passed on.")
+    ] = None,
 ) -> None:
     """Stage monitor: Test new images for drift, and decide whether to train again.
 
@@ -26,7 +32,7 @@ def monitor(
     """
     from vivero.cli.running import run_monitor
 
-    raise typer.Exit(run_monitor(source))
+    raise typer.Exit(run_monitor(source, announced, repeat_until_announced))
 
 
 def simulate_drift(

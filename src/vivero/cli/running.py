@@ -71,12 +71,14 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
     return run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
 
 
-def run_monitor(source: str | None) -> int:
+def run_monitor(source: str | None, announced: str | None, is_repeated: bool) -> int:
     """The command monitor on the source that the environment or params.yaml names, or this one."""
     root = project_dir()
     load_config(root / PARAMS)
     env = {**child_environment(root), **({"VIVERO_INCOMING": source} if source else {})}
-    command = [sys.executable, "-m", "vivero.stages.monitor"]
+    options = ["--repeat-until-announced"] if is_repeated else []
+    options += [] if announced is None else ["--announced", announced]
+    command = [sys.executable, "-m", "vivero.stages.monitor", *options]
     return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
 
 

@@ -56,3 +56,23 @@ def exchange_memory(root: Path, name: str, expected: Memory, new: Memory) -> boo
         with refusals(tracking_uri(root)):
             client.set_registered_model_tag(name, MEMORY_TAG, json.dumps(asdict(signed)))
         return read_memory(root, name) == signed
+
+
+def forget_pending(root: Path, name: str, key: str) -> bool:
+    """Note that an alarm was passed on; of any other key nothing changes.
+
+    Returns:
+        Whether it was pending.
+
+    Raises:
+        TrackingError: When MLflow does not answer, or the memory changed meanwhile.
+    """
+    memory = read_memory(root, name)
+    if memory.pending != key:
+        return False
+    if not exchange_memory(root, name, memory, replace(memory, pending=None)):
+        raise TrackingError(
+            f"the monitor's memory of '{name}' changed while {key} was noted as passed on; "
+            f"run the same command again"
+        )
+    return True

@@ -47,6 +47,7 @@ class Memory:
         recent: Short hashes of keys.
         num_since: Good images since the last trigger that were tested.
         stamp: Random, of the writer: equal numbers of other histories differ in it.
+        pending: Key of a trigger that its caller has not said to have passed on; None without one.
     """
 
     number: int = 0
@@ -58,6 +59,7 @@ class Memory:
     recent: tuple[str, ...] = ()
     num_since: int = 0
     stamp: str = ""
+    pending: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,12 @@ def idempotency_key(name: str, memory: Memory) -> str:
 
 
 def for_source(memory: Memory, address: str) -> Memory:
-    """The memory for a source: of another one nothing was seen yet; the cool-down stays."""
+    """The memory for a source: of another one nothing was seen yet; cool-down and alarm stay."""
     source = hashlib.sha256(address.encode()).hexdigest()[:KEY_LETTERS]
     if memory.source == source:
         return memory
     kept = Memory(memory.number, memory.triggered_at, num_since=memory.num_since)
-    return replace(kept, source=source, stamp=memory.stamp)
+    return replace(kept, source=source, stamp=memory.stamp, pending=memory.pending)
 
 
 def unseen(memory: Memory, arrivals: Sequence[Arrived]) -> list[Arrived]:
@@ -189,6 +191,12 @@ def after(
         recent=tuple(key for _, key in kept),
         num_since=0 if decision.trigger else memory.num_since + seen.num_good,
     )
+
+
+def told_again(decision: Decision, pending: str) -> Decision:
+    """The alarm of a call before that nobody has heard of: the same one, under its own key."""
+    again = f"{pending} was decided before, and nobody said that it was passed on"
+    return replace(decision, trigger=True, reasons=(*decision.reasons, again))
 
 
 def instant(seconds: float | None) -> str | None:

@@ -4,6 +4,7 @@ Outside DVC: it reads the moving world. It changes nothing but its own memory, w
 model, and artifacts/monitor; whoever reads decision.json there does the training.
 """
 
+import argparse
 import hashlib
 import logging
 import time
@@ -26,7 +27,7 @@ from vivero.evaluation.drift_plots import draw_drift
 from vivero.evaluation.drift_reference import DriftReference, load_drift_reference
 from vivero.files import write_json
 from vivero.processes import run_stage
-from vivero.registry.monitor_memory import exchange_memory, read_memory
+from vivero.registry.monitor_memory import exchange_memory, forget_pending, read_memory
 from vivero.registry.retraining import (
     Decision,
     Memory,
@@ -36,6 +37,7 @@ from vivero.registry.retraining import (
     for_source,
     idempotency_key,
     instant,
+    told_again,
     unseen,
     window_opens_at,
 )
@@ -90,13 +92,17 @@ class Found:
         return 0 if looked is None else len(looked.keys) + len(looked.refused) + looked.num_ours
 
 
-def run(config: Config, root: Path, now: float | None = None) -> Decision:
+def run(
+    config: Config, root: Path, now: float | None = None, is_acknowledged: bool = False
+) -> Decision:
     """Look at what is new, decide, remember; leave artifacts/monitor.
 
     Args:
         config: Settings.
         root: Top of the repository.
         now: Seconds since 1970; None for the clock's.
+        is_acknowledged: Whether the caller says by `--announced` that it has passed an alarm on;
+            until then every such call decides the same alarm again, under its key.
     """
     started_at = time.monotonic()
     now = time.time() if now is None else now
@@ -114,15 +120,20 @@ def run(config: Config, root: Path, now: float | None = None) -> Decision:
         champion_made_at=None if champion is None else champion.created_at_ms / 1000,
     )
     decision = decide(memory, seen, config.monitor, now)
+    key = idempotency_key(name, memory)
     new = after(memory, found.arrivals, seen, decision, now)
+    if is_acknowledged and decision.trigger:
+        new = replace(new, pending=key)
     if decision.is_dealt_with and not exchange_memory(root, name, before, new):
         quicker = "another monitor decided at the same time; its decision stands"
         decision = replace(decision, trigger=False, reasons=(*decision.reasons, quicker))
+    if is_acknowledged and memory.pending is not None and not decision.trigger:
+        key, decision = memory.pending, told_again(decision, memory.pending)
     folder = artifacts_dir(root, NAME)
     facts = {
         "trigger": decision.trigger,
         "reasons": list(decision.reasons),
-        "idempotency_key": idempotency_key(name, memory),
+        "idempotency_key": key,
         "num_new": found.num_new,
         "num_looked_at": found.num_looked,
         "num_bad": 0 if found.looked is None else len(found.looked.refused),
@@ -249,11 +260,21 @@ def write(folder: Path, facts: dict[str, Any], found: Found, decision: Decision)
 
 def main() -> None:
     """Run the command on this repository."""
-    run_stage(NAME, lambda: _body(project_dir()))
+    parser = argparse.ArgumentParser(prog="python -m vivero.stages.monitor")
+    parser.add_argument("--repeat-until-announced", action="store_true")
+    parser.add_argument("--announced", metavar="KEY")
+    asked = parser.parse_args()
+    run_stage(NAME, lambda: _body(project_dir(), asked.announced, asked.repeat_until_announced))
 
 
-def _body(root: Path) -> None:
-    run(load_config(root / PARAMS), root)
+def _body(root: Path, announced: str | None, is_acknowledged: bool) -> None:
+    config = load_config(root / PARAMS)
+    if announced is None:
+        run(config, root, is_acknowledged=is_acknowledged)
+        return
+    was_pending = forget_pending(root, config.registration.model_name, announced)
+    said = "is noted as passed on" if was_pending else "was not pending; nothing changed"
+    log.info("monitor: %s %s", announced, said)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ FULL = Memory(
     seen_until=1_800_000_001.5,
     recent=tuple(f"{i:012x}" for i in range(MAX_RECENT)),
     num_since=10**9,
+    pending="monitor-vivero-12-01234567",
 )
 
 
