@@ -64,6 +64,7 @@ def test_the_champion_makes_images_and_each_is_traced(finished_clone: Clone, tmp
     assert weights["weights_sha256"] in traced
 
 
+@pytest.mark.slow
 def test_a_champion_compared_with_itself_is_undecided(finished_clone: Clone):
     models = ("models:/vivero@champion", "artifacts/train/bundle")
     shown = finished_clone.run("vivero", "compare", *models, "--out", "work/comparison").stdout
@@ -110,6 +111,7 @@ def test_what_dvc_documents_works(finished_clone: Clone):
         finished_clone.run("dvc", "checkout", "--force")
 
 
+@pytest.mark.slow
 def test_without_git_it_works_and_says_that_the_code_is_unknown(
     finished_clone: Clone, tmp_path: Path
 ):
@@ -124,7 +126,10 @@ def test_without_git_it_works_and_says_that_the_code_is_unknown(
 @pytest.mark.parametrize(
     ("setting", "value", "stages"),
     [
-        ("train.learning_rate", 1.0e-3, ["train", "sample", "evaluate"]),
+        pytest.param(
+            *("train.learning_rate", 1.0e-3, ["train", "sample", "evaluate"]),
+            marks=pytest.mark.slow,
+        ),
         ("evaluate.seed", 5, ["evaluate"]),
     ],
 )

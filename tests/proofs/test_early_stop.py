@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys, torch
@@ -38,6 +40,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_killed_before_and_after_its_best_moment_it_ends_the_same(tmp_path: Path):
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],

@@ -31,6 +31,7 @@ def freezes(count: int) -> list[Fault]:
     return [Fault(place, min(24 + 8 * turn, 72), 16) for turn, place in enumerate(places)]
 
 
+@pytest.mark.slow
 def test_a_frozen_trainer_is_noticed_and_started_again_with_the_same_end(tmp_path: Path, whole):
     struck = watched.by_supervisor(tmp_path / "frozen", freezes(3))
     assert len(struck.stayed_s) == 3, "a stop did not happen"

@@ -62,6 +62,7 @@ def test_a_limit_of_file_sizes_stops_the_training_and_loses_nothing(folder: Path
     check(outcomes("limited", folder), "space")
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_stops_the_training_and_loses_nothing(folder: Path):
     check(outcomes("read-only", folder), "Permission denied")
 

@@ -17,6 +17,7 @@ from vivero.training.distributed import Workers, alone
 from vivero.training.supervision import RESTARTABLE
 
 
+@pytest.mark.slow
 def test_two_processes_train_though_the_settings_say_one(
     tmp_path: Path, config_factory: Callable[..., Config]
 ):
