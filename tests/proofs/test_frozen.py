@@ -64,6 +64,7 @@ def test_a_trainer_that_freezes_once_too_often_ends_with_what_to_do(tmp_path: Pa
         watched.by_supervisor(tmp_path / "frozen", freezes(1), max_restarts=0)
 
 
+@pytest.mark.slow
 def test_a_long_step_is_no_freeze(tmp_path: Path, whole):
     struck = watched.with_a_long_step(tmp_path / "slow", NUM_MISSED_BEATS * HEARTBEAT_S + 2)
     assert struck.final.resumed_from == [], "it was started again"

@@ -37,6 +37,7 @@ def model(
     yield "vivero"
 
 
+@pytest.mark.slow
 def test_one_of_many_wins(
     model: str,
     tmp_path: Path,

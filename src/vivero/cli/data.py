@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 
 from vivero.cli.dvc_setup import prepare_dvc
-from vivero.config.environment import read_environment
 from vivero.config.paths import data_dir, project_dir, work_dir
 from vivero.errors import DataError
 
@@ -94,6 +93,7 @@ def _folder_of(source: str) -> Iterator[Path]:
     if "://" not in source:
         yield Path(source)
         return
+    from vivero.config.environment import read_environment
     from vivero.data.appending import bring_here
     from vivero.data.incoming import open_source
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from vivero.config.environment import user_name
 from vivero.config.paths import project_dir, root_or_none
 
 app = typer.Typer(
@@ -50,6 +49,7 @@ def export(
 
     Example: vivero keys export --name nightly-worker
     """
+    from vivero.config.environment import user_name
     from vivero.registry.keys import export_key, public_key_of, signing_key
 
     root = project_dir()

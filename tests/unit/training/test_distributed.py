@@ -119,9 +119,8 @@ def test_two_processes_of_a_tree_equal_one_up_to_rounding(one_tree: Path, two_tr
     assert seen_in(two_trees) == seen_in(one_tree)
 
 
-@pytest.mark.parametrize(
-    ("whole", "settings"), [pytest.param("one", [], marks=pytest.mark.slow), ("one_tree", [TREE])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("whole", "settings"), [("one", []), ("one_tree", [TREE])])
 def test_two_processes_in_parts_equal_one_up_to_rounding(whole, settings, tmp_path, request):
     train_with_two(tmp_path, *settings, "num_micro_batches=2")
     assert largest_difference(request.getfixturevalue(whole), tmp_path) < MAX_DIFFERENCE
