@@ -10,14 +10,8 @@ from pathlib import Path
 
 from infra.services import postgres
 from infra.services.settings import DATABASE_PASSWORD, HOST, MARK, SERVICES, Settings
+from vivero.cli.quiet import QUIET
 
-QUIET = {
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
 # What a person set for another server must not reach ours.
 FOREIGN = ("AWS_", "MLFLOW_", "PREFECT_", "PG", "RCLONE_", "VIVERO_DVC", "VIVERO_REPOSITORY")
 BIN = Path(sys.executable).parent

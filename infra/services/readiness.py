@@ -68,7 +68,7 @@ def _s3(_settings: Settings, env: Env) -> bool:
 
 def _mlflow(_settings: Settings, env: Env) -> bool:
     url = env["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/experiments/search"
-    return "experiments" in post(url, {"max_results": 1})
+    return isinstance(post(url, {"max_results": 1}), dict)  # {} from one that was emptied
 
 
 def _prefect(_settings: Settings, env: Env) -> bool:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vivero.cli.data import ensure_data
 from vivero.cli.dvc_setup import prepare_dvc
+from vivero.cli.quiet import QUIET
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
@@ -17,12 +18,8 @@ from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
 from vivero.training.supervision import PATIENCE_S
 
-QUIET = {
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+FOR_A_RUN = {
+    **QUIET,
     # The temporary Prefect server of a busy machine needs longer than the 20 s it is given.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
     # A failed stage has said why on this very terminal; the flow's traceback would bury it.
@@ -37,7 +34,7 @@ def child_environment(root: Path) -> dict[str, str]:
     path = os.pathsep.join([bin_dir, os.environ.get("PATH", "")])
     prefect_dir = work_dir(root) / "prefect"
     prefect_dir.mkdir(parents=True, exist_ok=True)  # its server makes no parents
-    defaults = {**QUIET, "PREFECT_HOME": str(prefect_dir)}
+    defaults = {**FOR_A_RUN, "PREFECT_HOME": str(prefect_dir)}
     return {**defaults, **os.environ, "PATH": path}
 
 

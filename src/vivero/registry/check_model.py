@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import BundleError, PromotionError, ViveroError
 from vivero.registry.bundle import load_bundle
+from vivero.registry.own_images import own_images
 
 MIN_PIXEL_STD = 1.0  # of 255; a blank image has 0
 
@@ -31,21 +31,7 @@ def check_bundle(bundle_dir: Path, num_images: int) -> dict[str, float]:
     Raises:
         BundleError: When the bundle is damaged or its images are blank or all the same.
     """
-    bundle = load_bundle(bundle_dir)
-    defaults = bundle.sampling_defaults
-    spec = GenerationSpec(
-        seed=0,
-        sampler=defaults["sampler"],
-        num_steps=defaults["num_steps"],
-        guidance=defaults["guidance"],
-        guidance_interval=tuple(defaults["guidance_interval"]),
-        batch_images=num_images,
-        adaptive_threshold=defaults["adaptive_threshold"],
-    )
-    labels = torch.arange(num_images) % max(1, len(bundle.class_names))
-    shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)
-    made = generate(bundle.denoiser, bundle.schedule, spec, labels, range(num_images), shape)
-    images = torch.cat(list(made)).float()
+    images = own_images(load_bundle(bundle_dir), num_images).float()
     least_std = images.flatten(1).std(dim=1).min().item()
     if least_std < MIN_PIXEL_STD:
         raise BundleError(f"the model makes blank images (standard deviation {least_std:.3g})")

@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
-from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.evaluation.paired import Gain
 from vivero.registry.bundle import Bundle
+from vivero.registry.own_images import own_images
 
 MIN_ROUNDS, MAX_ROUNDS = 6, 60
 MEDIAN_ERROR = 1.2533 * 1.4826  # of a median, in median absolute deviations over sqrt(n)
@@ -81,22 +79,9 @@ def latency_gain(rounds: list[tuple[float, float]]) -> Gain:
 
 
 def _timer(bundle: Bundle, batch_images: int) -> Callable[[], float]:
-    defaults = bundle.sampling_defaults
-    spec = GenerationSpec(
-        seed=0,
-        sampler=defaults["sampler"],
-        num_steps=defaults["num_steps"],
-        guidance=defaults["guidance"],
-        guidance_interval=tuple(defaults["guidance_interval"]),
-        batch_images=batch_images,
-        adaptive_threshold=defaults["adaptive_threshold"],
-    )
-    labels = torch.arange(batch_images) % max(1, len(bundle.class_names))
-    shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)
-
     def run() -> float:
         started_at = time.perf_counter()
-        list(generate(bundle.denoiser, bundle.schedule, spec, labels, range(batch_images), shape))
+        own_images(bundle, batch_images)
         return time.perf_counter() - started_at
 
     return run

@@ -247,7 +247,9 @@ def _signature(bundle: Bundle) -> ModelSignature:
 
 
 def _shortened(card: str) -> str:
-    """The card as the registry can hold it; whole lines only."""
+    """The card as the registry shows and can hold it: no front matter, whole lines only."""
+    if card.startswith("---\n"):
+        card = card.split("---\n", 2)[2].lstrip("\n")
     if len(card) <= MAX_DESCRIPTION_LETTERS:
         return card
     note = "\n... (the whole card is MODEL_CARD.md among the model's files)"

@@ -13,13 +13,16 @@ import torch
 from mlflow.pyfunc import PythonModel
 
 from vivero.config.paths import root_or_none
-from vivero.diffusion.generation import GenerationSpec, generate
+from vivero.diffusion.generation import generate
 from vivero.registry.bundle import Bundle, load_bundle
 from vivero.registry.keys import trusted_keys
+from vivero.registry.own_images import own_spec
 from vivero.registry.signatures import verify_folder
 
+BATCH_IMAGES = 250
 
-class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without types  # type: ignore[misc]  # MLflow has no types
+
+class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
     """A table of labels and indices in, images out."""
 
     bundle: Bundle
@@ -44,20 +47,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow comes without ty
             Images, shape (N, C, H, W), uint8.
         """
         bundle = self.bundle
-        settings = {**bundle.sampling_defaults, "seed": 0, **(params or {})}
-        spec = GenerationSpec(
-            seed=int(settings["seed"]),
-            sampler=settings["sampler"],
-            num_steps=int(settings["num_steps"]),
-            guidance=float(settings["guidance"]),
-            guidance_interval=tuple(settings["guidance_interval"]),
-            batch_images=250,
-            adaptive_threshold=settings["adaptive_threshold"],
-        )
+        spec = own_spec(bundle, batch_images=BATCH_IMAGES, **(params or {}))
         labels = torch.tensor(model_input["label"].to_numpy(), dtype=torch.int64)
         indices = [int(index) for index in model_input["index"]]
-        shape = (bundle.num_channels, bundle.image_size_px, bundle.image_size_px)
-        made = generate(bundle.denoiser, bundle.schedule, spec, labels, indices, shape)
+        made = generate(bundle.denoiser, bundle.schedule, spec, labels, indices, bundle.image_shape)
         return torch.cat(list(made)).numpy()
 
 

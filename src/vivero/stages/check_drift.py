@@ -16,7 +16,6 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import open_split
-from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import DataError
 from vivero.evaluation.drift import (
     MIN_IMAGES,
@@ -33,6 +32,7 @@ from vivero.files import read_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.own_images import own_images, own_spec
 from vivero.registry.versions import champion_drift_reference, champion_folder
 
 FRESH_SEED = 1_000_003  # added to the seed of the stage sample: images that nobody has judged
@@ -137,22 +137,9 @@ def generated_report(config: Config, root: Path, reference: DriftReference) -> D
 
 def made_images(config: Config, bundle: Bundle, seed: int, num_images: int) -> np.ndarray:
     """Images of all classes in turn, as the stage sample makes them; uint8, (N, C, H, W)."""
-    wanted = config.sample
-    low, high = wanted.guidance_interval
-    spec = GenerationSpec(
-        seed=seed,
-        sampler=wanted.sampler,
-        num_steps=wanted.num_steps,
-        guidance=wanted.guidance,
-        guidance_interval=(low, high),
-        batch_images=wanted.batch_images,
-        adaptive_threshold=wanted.adaptive_threshold,
-    )
-    labels = torch.arange(num_images) % max(1, len(bundle.class_names))
-    batches = generate(
-        bundle.denoiser, bundle.schedule, spec, labels, range(num_images), bundle.image_shape
-    )
-    return torch.cat(list(batches)).numpy()
+    settings = config.sample.model_dump(exclude={"num_images", "batch_images", "seed"})
+    spec = own_spec(bundle, config.sample.batch_images, seed=seed, **settings)
+    return own_images(bundle, num_images, spec).numpy()
 
 
 def say_too_few(folder: Path, num_reference: int, num_current: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from vivero.config.schema import CheckDriftConfig
+from tests.drift_settings import CONFIG
 from vivero.errors import DataError
 from vivero.evaluation.drift import drift_report
 from vivero.evaluation.drift_reference import (
@@ -18,20 +18,6 @@ from vivero.evaluation.drift_reference import (
     save_drift_reference,
 )
 from vivero.evaluation.drift_statistics import area_under_curve, whitened
-
-CONFIG = CheckDriftConfig(
-    num_images=200,
-    num_components=8,
-    num_permutations=99,
-    level=0.05,
-    min_auc=0.55,
-    min_discrepancy=0.002,
-    min_component_distance=0.1,
-    min_outlier_share=0.01,
-    min_label_distance=0.1,
-    num_generated=0,
-    seed=0,
-)
 
 
 def features(seed: int, num_images: int = 200) -> torch.Tensor:

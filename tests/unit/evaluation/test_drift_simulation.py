@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vivero.config.schema import CheckDriftConfig
+from tests.drift_settings import CONFIG
 from vivero.evaluation.drift_shifts import (
     NO_SHIFT,
     SHIFTS,
@@ -26,19 +26,6 @@ from vivero.evaluation.drift_simulation import (
 )
 from vivero.evaluation.drift_simulation_plot import plot_power, power_table
 
-CONFIG = CheckDriftConfig(
-    num_images=200,
-    num_components=8,
-    num_permutations=99,
-    level=0.05,
-    min_auc=0.55,
-    min_discrepancy=0.002,
-    min_component_distance=0.1,
-    min_outlier_share=0.01,
-    min_label_distance=0.1,
-    num_generated=0,
-    seed=0,
-)
 RNG = np.random.default_rng(0)
 
 

@@ -292,6 +292,7 @@ def test_a_long_card_is_cut_at_a_line():
     assert len(short) <= 5000
     assert short.endswith("(the whole card is MODEL_CARD.md among the model's files)")
     assert _shortened("short") == "short"
+    assert _shortened("---\nlicense: apache-2.0\n---\n\n# A model\n") == "# A model\n"
 
 
 def test_an_unreachable_server_is_said_quickly(root: Path, tiny_config: Config, monkeypatch):

@@ -1,0 +1,50 @@
+"""Images as a model makes them: by the settings that its bundle carries, unless told otherwise."""
+
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vivero.diffusion.generation import GenerationSpec, generate
+from vivero.registry.bundle import Bundle
+
+
+def own_spec(bundle: Bundle, batch_images: int, **changes: Any) -> GenerationSpec:
+    """The bundle's own settings with seed 0, but for what changes name.
+
+    Args:
+        bundle: The model.
+        batch_images: Images made at a time.
+        changes: Any of seed, sampler, num_steps, guidance, guidance_interval, adaptive_threshold.
+    """
+    settings = {**bundle.sampling_defaults, "seed": 0, **changes}
+    low, high = settings["guidance_interval"]
+    return GenerationSpec(
+        seed=int(settings["seed"]),
+        sampler=settings["sampler"],
+        num_steps=int(settings["num_steps"]),
+        guidance=float(settings["guidance"]),
+        guidance_interval=(low, high),
+        batch_images=batch_images,
+        adaptive_threshold=settings["adaptive_threshold"],
+    )
+
+
+def own_images(
+    bundle: Bundle, num_images: int, spec: GenerationSpec | None = None
+) -> UInt8[Tensor, "N C H W"]:
+    """Images of all classes in turn, made on the GPU where there is one.
+
+    Args:
+        bundle: The model.
+        num_images: N.
+        spec: How; None = by the bundle's own settings with seed 0, in one batch.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bundle.folded_network.to(device)
+    labels = (torch.arange(num_images) % max(1, len(bundle.class_names))).to(device)
+    spec = spec or own_spec(bundle, batch_images=num_images)
+    indices = range(num_images)
+    made = generate(bundle.denoiser, bundle.schedule, spec, labels, indices, bundle.image_shape)
+    return torch.cat(list(made))
