@@ -26,6 +26,7 @@ from vivero.config.paths import work_dir
 from vivero.errors import RemoteError, TrackingError, ViveroError
 from vivero.files import write_json
 from vivero.processes import INTERRUPTED_EXIT_CODE
+from vivero.storage.stores import mend_run_cache
 
 ACTS_ALONE = "check_drift"
 ACTS_IN_TURN = ("judge", "register", "promote")  # of all runs, one at a time
@@ -138,6 +139,7 @@ def _make(workspace: Workspace, force: bool) -> dict[str, float]:
     """All of DVC's stages; in a clone with what they made pushed, one after the other."""
     root, is_clone = workspace.root, workspace.name is not None
     shares = has_remote(root)
+    mend_run_cache(root)
     options = ["--pull", "--allow-missing"] if shares else []
     if force:
         options += ["--force", "--single-item"]

@@ -5,11 +5,11 @@
     def test_that_registers(rest_mlflow): ...      # MLFLOW_TRACKING_URI names the REST server
     def test_that_pushes(storage): ...             # AWS_* name the S3 server; storage.client()
 
-All three run once per session, on free ports, below a temporary folder. `servers` starts lazily:
-`storage` alone costs a second, `rest_mlflow` about 15 s of CPU. `Servers.kill(name)` ends one with
-SIGKILL and `Servers.start(name)` brings it back; what it had acknowledged is still there. What one
-test writes another one sees: give experiments, models and keys names of your own (`rest_mlflow`
-hands out a name that nobody else has).
+All three run once per module that imports them, on free ports, below a temporary folder. `servers`
+starts lazily: `storage` alone costs a second, `rest_mlflow` about 15 s of CPU.
+`Servers.kill(name)` ends one with SIGKILL and `Servers.start(name)` brings it back; what it had
+acknowledged is still there. What one test writes another one sees: give experiments, models and
+keys names of your own (`rest_mlflow` hands out a name that nobody else has).
 
 PostgreSQL is what Debian ships as `postgresql`; without it tests of MLflow's REST server are
 skipped, with that reason. The S3 server comes with the environment.

@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from tests.end_to_end.conftest import BIN, Clone, draw_images, make_clone
+from tests.services import free_ports
 from vivero.files import read_json, sha256_of_file
 
 DVC_STAGES = ("validate_data", "prepare_data", "compute_reference", "train", "sample", "evaluate")
@@ -69,9 +69,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_ports(1)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -175,9 +173,9 @@ def _forget_lock(root: Path, stages: tuple[str, ...]) -> None:
 
 
 def _forget_runs_of(root: Path, stage: str) -> None:
-    for path in (root / ".dvc" / "cache" / "runs").rglob("*"):
+    for path in list((root / ".dvc" / "cache" / "runs").rglob("*")):
         if path.is_file() and f"vivero.stages.{stage}" in path.read_text():
-            path.unlink()
+            shutil.rmtree(path.parent)
 
 
 def stage_process(mark: str, stage: str) -> psutil.Process | None:

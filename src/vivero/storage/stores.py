@@ -3,9 +3,10 @@
 The only door to DVC's own object database: it knows every kind of remote (folder, S3, ssh, ...).
 """
 
+import contextlib
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dvc_data.hashfile.db import HashFileDB
 from vivero.errors import ConfigError
 
 CACHE = "cache"
+IN_USE_S = 2.0
 OBJECT_NAME = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
@@ -65,7 +67,7 @@ class Store:
         self.odb.add(giver.path_of(oid), giver.fs, oid)
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_stores(root: Path, *, with_remote: bool) -> Iterator[list[Store]]:
     """The local cache, and DVC's default remote where it is wanted.
 
@@ -95,3 +97,17 @@ def has_remote(root: Path) -> bool:
     """Whether DVC has a default remote here."""
     with Repo(str(root)) as repo:
         return bool(repo.config["core"].get("remote"))
+
+
+def mend_run_cache(root: Path) -> None:
+    """Remove the empty folders that a kill of `dvc repro` can leave in DVC's run cache.
+
+    DVC takes the newest file of such a folder and fails for ever where there is none. A folder of
+    the last moments may be another run's, which is about to fill it.
+    """
+    with Repo(str(root)) as repo:
+        runs = Path(repo.stage_cache.cache_dir)
+    for folder in runs.glob("*/*"):
+        with contextlib.suppress(OSError):  # it holds files, or another run was quicker
+            if time.time() - folder.stat().st_mtime > IN_USE_S:
+                folder.rmdir()

@@ -45,7 +45,7 @@ def test_it_belongs_to_the_training_of_its_version(root: Path, samples: Path):
     run = client.create_run(experiment_id(client, root, "mine"))
     client.create_registered_model("vivero")
     tags = {"vivero.weights_sha256": WEIGHTS_1}
-    client.create_model_version("vivero", "s3://nowhere", run.info.run_id, tags=tags)
+    client.create_model_version("vivero", "s3://nowhere/model", run.info.run_id, tags=tags)
     send_batches(root)
     (made,) = client.search_runs([run.info.experiment_id], "tags.`vivero.kind` = 'made images'")
     assert made.data.tags["mlflow.parentRunId"] == run.info.run_id

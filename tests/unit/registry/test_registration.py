@@ -307,9 +307,9 @@ def test_of_two_that_registered_at_once_the_first_stays(root: Path, tiny_config:
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     client = open_client(root)
-    client.create_model_version(
-        NAME, source=version.source, tags={WEIGHTS_TAG: version.weights_sha256}
-    )
+    tags = {WEIGHTS_TAG: version.weights_sha256}
+    model_id = version.source.removeprefix("models:/")
+    client.create_model_version(NAME, source=version.source, tags=tags, model_id=model_id)
     assert len(list_versions(root, NAME)) == 2
     again, is_new = register_version(root, NAME, candidate)
     assert (again.version, is_new) == ("1", False)
