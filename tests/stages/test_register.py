@@ -7,8 +7,10 @@ import pytest
 
 from tests.mlflow_stores import Server, empty_store
 from tests.model_versions import make_artifacts, read
+from tests.services import Servers, empty_mlflow, rest_mlflow, servers  # noqa: F401
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
+from vivero.registry.bundle import load_bundle
 from vivero.registry.lineage_trace import trace
 from vivero.registry.promotion import rollback
 from vivero.registry.versions import list_versions, resolve_model
@@ -60,6 +62,36 @@ def test_an_emptied_store_is_filled_again(root: Path, tiny_config: Config):
     run_id = read(elsewhere, "register/registered.json")["run_id"]
     assert len(open_client(elsewhere).get_metric_history(run_id, "train/loss")) == 2
     assert (resolve_model("models:/vivero/1", elsewhere) / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_an_emptied_server_on_postgresql_is_filled_again(
+    root: Path,
+    tiny_config: Config,
+    rest_mlflow: str,  # noqa: F811
+    servers: Servers,  # noqa: F811
+):
+    """The clone stays, with all it has noted; the server knows nothing any more."""
+    empty_mlflow(servers)
+    weights_sha256 = judged(root, tiny_config)
+    register.run(tiny_config, root)
+    assert promote.run(tiny_config, root)
+    before = read(root, "register/registered.json")
+
+    empty_mlflow(servers)
+    assert list_versions(root, "vivero") == []
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    again = read(root, "register/registered.json")
+    assert {**again, "run_id": before["run_id"]} == before
+    assert again["run_id"] != before["run_id"]
+    points = open_client(root).get_metric_history(again["run_id"], "train/loss")
+    assert sorted(point.step for point in points) == [8, 16]
+    assert promote.run(tiny_config, root)
+    champion = resolve_model("models:/vivero@champion", root)
+    assert load_bundle(champion).weights_sha256 == weights_sha256
+    (version,) = list_versions(root, "vivero")
+    assert version.aliases == ("champion",)
 
 
 def test_the_lineage_stands_on_the_run_the_model_and_the_version(root: Path, tiny_config: Config):
