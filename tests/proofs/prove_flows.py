@@ -115,7 +115,8 @@ class Bench:
 
     Attributes:
         clone: Where runs work.
-        kept: What it was like when all was done, and MLflow's store when only `train` was.
+        kept: What it was like when all was done, and MLflow's store as `train` and `register` left
+            it.
         server: Prefect's.
     """
 
@@ -159,8 +160,9 @@ class Bench:
         if stage in DVC_STAGES[:4]:
             (root / "mlflow.db").unlink()
             shutil.rmtree(root / "mlartifacts", ignore_errors=True)
-        elif stage != "promote":  # which needs the version that register made
-            shutil.copy2(self.kept / "trained.db", root / "mlflow.db")
+        else:
+            store = "registered.db" if stage == "promote" else "trained.db"
+            shutil.copy2(self.kept / store, root / "mlflow.db")
 
 
 def _forget_lock(root: Path, stages: tuple[str, ...]) -> None:
@@ -295,6 +297,11 @@ def made_bench() -> Iterator[tuple[Bench, dict[str, Any]]]:
             bench.kept.mkdir()
             clone.run("dvc", "repro", "train")
             shutil.copy2(clone.root / "mlflow.db", bench.kept / "trained.db")
+            clone.run("dvc", "repro")
+            for act in ACTS[:-1]:
+                source = f"PYTHONPATH={clone.root / 'src'}"
+                clone.run("env", source, "python", "-m", f"vivero.stages.{act}")
+            shutil.copy2(clone.root / "mlflow.db", bench.kept / "registered.db")
             if bench.start_run().wait(PATIENCE_S):
                 raise RuntimeError((folder / "run.log").read_text()[-3000:])
             shutil.copytree(clone.root, bench.kept / "done", symlinks=True)

@@ -1,5 +1,6 @@
 """P7: promote, roll back and register killed at every commit: nothing half, lost or doubled."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,12 +111,10 @@ def test_a_kill_of_register_at_any_commit(
     tiny_config: Config,
 ):
     kills = 0
-    for commit in range(1, MANY, 3):
-        name = f"model-{commit}"
-        candidate = candidate_of(root, tiny_config, seed=commit)
-        code = killed_at(
-            lambda n=name, c=candidate: register_version(root, n, c), commit, after=commit % 2 == 0
-        )
+    for commit, after in itertools.product(range(1, MANY), (False, True)):
+        name = f"model-{commit}-{after}"
+        candidate = candidate_of(root, tiny_config, seed=kills)
+        code = killed_at(lambda n=name, c=candidate: register_version(root, n, c), commit, after)
         register_version(root, name, candidate)
         (version,) = list_versions(root, name)
         download(root, version)
@@ -123,4 +122,4 @@ def test_a_kill_of_register_at_any_commit(
             break
         assert code == KILLED
         kills += 1
-    assert kills >= 20, kills
+    assert kills >= 60, kills

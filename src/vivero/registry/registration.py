@@ -189,6 +189,9 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
     metrics = read_json(candidate.metrics_path)["metrics"]
     run_key = f"register-{bundle.weights_sha256}"
     child_id = find_run(client, run.experiment_id, run_key)
+    if child_id and _made(client, child_id, model_id):
+        client.delete_run(child_id)  # killed half-way; MLflow cannot link the two once more
+        child_id = None
     child = {} if child_id else {"parent_run_id": run.run_id, "tags": {RUN_KEY_TAG: run_key}}
     with (
         mlflow.start_run(
@@ -211,6 +214,11 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
         )
     client.set_logged_model_tags(model_id, {WEIGHTS_TAG: bundle.weights_sha256})
     return model_id
+
+
+def _made(client: Any, run_id: str, model_id: str) -> bool:
+    outputs = client.get_run(run_id).outputs.model_outputs
+    return any(output.model_id == model_id for output in outputs)
 
 
 def _model_to_fill(
