@@ -14,7 +14,9 @@ os.environ.update(
     MPLBACKEND="agg",
 )
 
+import atexit
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ruamel.yaml import YAML
 
 from vivero.config.schema import Config
 
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 torch.set_num_threads(1)  # tiny tensors: two threads are thirty times slower than one
 
 # A busy machine is slow, not wrong.

@@ -225,13 +225,14 @@ def prove(folder: Path, services: list[str], console: Console) -> str:
 def sentence(minutes: float, faults: list[Fault]) -> str:
     """All that was seen, in one."""
     went_on = sum(fault.state == "COMPLETED" for fault in faults)
-    killed = (
-        f"{', '.join(fault.service for fault in faults)} killed in the middle of a run each, "
-        f"{went_on} of {len(faults)} runs went on by themselves and the next run went on with the "
-        f"other {len(faults) - went_on}"
-        if faults
-        else "nothing was killed"
-    )
+    killed = "nothing was killed"
+    if faults:
+        killed = (
+            f"{', '.join(fault.service for fault in faults)} killed in the middle of a run each, "
+            f"{went_on} of {len(faults)} runs went on by themselves"
+        )
+        if went_on < len(faults):
+            killed += f" and the next run went on with the other {len(faults) - went_on}"
     return (
         f"PROVED in {minutes:.0f} min: a run by schedule registered the first champion, the same "
         f"run by hand changed nothing; {killed}; no version doubled, no alias torn, no metric "
