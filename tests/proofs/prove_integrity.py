@@ -122,13 +122,13 @@ def stopped_commands(clone: Clone) -> int:
     return num_stopped
 
 
-def mended(clone: Clone, client: Any) -> bool:
+def mended(clone: Clone) -> bool:
     """`vivero verify --mend` and `dvc pull` bring a good copy back, and training goes on."""
     target = next(t for t in targets_of(clone.root, READERS) if t.out.endswith("images"))
     path = cache_path(clone.root, target.oid)
     replace_read_only(path, struck(path.read_bytes(), "bit flip", b"", random.Random(3)))
     says_damaged = clone.run("vivero", "verify", "--mend", check=False).returncode == 1
-    clone.run("dvc", "pull", "--force")
+    clone.run("dvc", "pull", "--force", "prepare_data")
     return says_damaged and clone.run("vivero", "verify", "--remote").returncode == 0
 
 
@@ -159,10 +159,10 @@ def prove(folder: Path, num_objects: int, console: Console) -> bool:
                 said = trial.seen_by or "NOBODY"
                 console.print(f"{len(done):>4} of {num_objects}  {place}, {trial.way}: {said}")
         struck_s = time.monotonic() - began_at
+        console.print(table_of(done))
         alone = seen_by_dvc_alone(clone)
         num_stopped = stopped_commands(clone)
-        is_mended = mended(clone, client)
-    console.print(table_of(done))
+        is_mended = mended(clone)
     num_seen = sum(trial.seen_by is not None for _, trial in done)
     console.print(
         f"negative control: DVC alone saw {alone.total() - alone[None]} of {alone.total()}"
