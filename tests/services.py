@@ -21,6 +21,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -118,21 +119,27 @@ class Servers:
             time.sleep(0.2)
 
 
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that user postgres goes through; every start of pytest closes pytest's."""
+    with tempfile.TemporaryDirectory(prefix="vivero-services-") as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o711)
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """The servers of this session, none of them started yet."""
-    folder = tmp_path_factory.mktemp("services").resolve()
-    for path in (folder, *folder.parents[:2]):  # pytest's folders are closed for user postgres
-        if path.name.startswith(("pytest-", "services")):
-            path.chmod(0o711)
-    (folder / "logs").mkdir()
-    (folder / "prefect").mkdir()
-    settings = Settings(folder, folder, free_ports(len(LISTENING)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("VIVERO_REPOSITORY", raising=False)
-        made = Servers(settings, write_env(settings))
-    yield made
-    made.stop()
+    with open_folder() as folder:
+        (folder / "logs").mkdir()
+        (folder / "prefect").mkdir()
+        settings = Settings(folder, folder, free_ports(len(LISTENING)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("VIVERO_REPOSITORY", raising=False)
+            made = Servers(settings, write_env(settings))
+        yield made
+        made.stop()
 
 
 @dataclass(frozen=True)

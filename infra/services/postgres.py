@@ -64,13 +64,18 @@ def data_dir(settings: Settings) -> Path:
     """Where the databases lie: below the folder, or where user postgres can go.
 
     A clone in a closed home (mode 0700) is closed for user postgres as well; opening the home of
-    a person is not ours to do, so the data then lies in the home of user postgres.
+    a person is not ours to do, so the data then lies in the home of user postgres. Where they are,
+    they stay, also when a folder is opened or closed later.
     """
     inside = settings.folder / "postgres"
     user = server_user()
-    if user is None or _may_enter(settings.folder, user):
+    if user is None:
         return inside
-    return Path(pwd.getpwnam(user).pw_dir) / f"vivero-{settings.digest}"
+    outside = Path(pwd.getpwnam(user).pw_dir) / f"vivero-{settings.digest}"
+    for folder in (inside, outside):
+        if (folder / "PG_VERSION").exists():
+            return folder
+    return inside if _may_enter(settings.folder, user) else outside
 
 
 def _may_enter(folder: Path, user: str) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image
 from infra.services import postgres, programs
 from tests.end_to_end.conftest import draw_images
 from tests.proofs.stack import Json, Stack
+from tests.services import open_folder
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,20 +33,18 @@ announce.fn(json.loads(sys.argv[1]))
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     """Real services and a first champion, made by a run of the deployment."""
-    folder = tmp_path_factory.mktemp("loop").resolve()
-    for path in (folder, *folder.parents[:2]):  # pytest's are closed for user postgres
-        path.chmod(0o711)
-    made = Stack.made(folder / "house")
-    try:
-        made.command("infra.services", "up")
-        made.quiet_schedules()
-        made.publish_data()
-        assert made.ended(started(made, EXPERIMENT)) == "COMPLETED"
-        yield made
-    finally:
-        made.command("infra.services", "down")
+    with open_folder() as folder:
+        made = Stack.made(folder / "house")
+        try:
+            made.command("infra.services", "up")
+            made.quiet_schedules()
+            made.publish_data()
+            assert made.ended(started(made, EXPERIMENT)) == "COMPLETED"
+            yield made
+        finally:
+            made.command("infra.services", "down")
 
 
 def runs(stack: Stack, deployment: str) -> list[Json]:
