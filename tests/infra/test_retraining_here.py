@@ -80,6 +80,9 @@ def test_from_the_plan_to_the_promotion(
     module(clone, "alias", "promote")
     assert "champion" in clone.run("vivero", "models").stdout
     assert "the first of all" in clone.run("vivero", "models", "--history").stdout
+    module(clone, "alias", "promote")  # a job that is run again changes nothing
     monkeypatch.setenv("EXPECT", "9")
-    refused = clone.run("python", "-m", "infra.github.alias", "promote", check=False)
+    refused = clone.run("python", "-m", "infra.github.alias", "rollback", check=False)
     assert refused.returncode != 0
+    assert "9" in refused.stderr
+    assert clone.run("vivero", "models", "--history").stdout.count("promote") == 1
