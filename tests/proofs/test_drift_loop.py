@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.services import postgres, programs
+from infra.services import postgres
+from infra.services.readiness import s3_client
 from tests.end_to_end.conftest import draw_images
 from tests.proofs.stack import Json, Stack
 from tests.services import open_folder
@@ -82,11 +83,13 @@ def the_only_run(stack: Stack, deployment: str, num_before: int = 0) -> Json:
 
 def come_in(stack: Stack, name: str) -> None:
     """Negatives of the pictures arrive in the bucket, at other places each time."""
-    folder = programs.s3_dir(stack.settings) / "vivero-incoming" / name
+    client, folder = s3_client(stack.environment), stack.folder / name
     draw_images(folder, num_per_class=30)
     for path in folder.rglob("*.png"):
         pixels = 255 - np.asarray(Image.open(path))
         Image.fromarray(np.roll(pixels, len(name), axis=1)).save(path)
+        key = str(path.relative_to(stack.folder))
+        client.put_object(Bucket="vivero-incoming", Key=key, Body=path.read_bytes())
     time.sleep(SETTLE_S)
 
 
