@@ -103,7 +103,7 @@ def serve_mlflow(port: int) -> int:
 
 
 def _print_result(root: Path, seconds: dict[str, float]) -> None:
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(106, Console().width))
     console.print()
     console.print(_stage_table(root, seconds))
     console.print(_metric_table(read_json(artifacts_dir(root, "evaluate") / "metrics.json")))
@@ -124,6 +124,8 @@ def _stage_table(root: Path, seconds: dict[str, float]) -> Table:
 def _metric_table(report: dict[str, Any]) -> Table:
     table = Table("metric", "value", "95 % interval", "real against real", "n", "better")
     table.title = "How good it is"
+    for column in table.columns[:3]:
+        column.no_wrap = True  # a name cut short names nothing
     for name, metric in report["metrics"].items():
         floor = metric.get("floor")
         table.add_row(
