@@ -149,6 +149,8 @@ def test_a_change_runs_what_depends_on_it_and_nothing_before(
 # What names a commit, a run or seconds differs between two clones of the same content.
 OF_ONE_RUN = ("summary.json", "run.json", "journal.jsonl", "loss.csv", "validation.csv", "report")
 OF_ONE_COMMIT = ("bundle", "samples.json", "metrics.json", "evaluate/plots")
+HOLDS_SUCH = tuple(f"{stage}/manifest.json" for stage in ("train", "sample", "evaluate"))
+OF_A_BUNDLE = ("MODEL_CARD.md", "lineage.json", "bundle/manifest.json")
 
 
 @pytest.mark.slow
@@ -164,13 +166,25 @@ def test_the_flow_and_dvc_alone_end_with_the_same_lock(
             f"{stage}: {entry['path']}": entry["md5"]
             for stage, found in stages.items()
             for entry in [*found["deps"], *found["outs"]]
-            if not any(name in entry["path"] for name in (*OF_ONE_RUN, *OF_ONE_COMMIT))
+            if not any(name in entry["path"] for name in (*OF_ONE_RUN, *OF_ONE_COMMIT, *HOLDS_SUCH))
         }
         return {"params": {name: found["params"] for name, found in stages.items()}, **entries}
+
+    def made(clone: Clone) -> dict[str, str]:
+        naming = (*OF_ONE_RUN, *OF_ONE_COMMIT[1:], *OF_A_BUNDLE)
+        manifests = (clone.root / "artifacts" / name for name in HOLDS_SUCH)
+        return {
+            f"{manifest.parent.name}/{name}": file["sha256"]
+            for manifest in manifests
+            for name, file in json.loads(manifest.read_text())["files"].items()
+            if not any(part in f"{manifest.parent.name}/{name}" for part in naming)
+        }
 
     def weights(clone: Clone) -> str:
         summary = json.loads((clone.root / "artifacts/train/summary.json").read_text())
         return str(summary["weights_sha256"])
 
     assert lock(other) == lock(finished_clone)
+    assert made(other) == made(finished_clone)
+    assert any(name.endswith(".safetensors") for name in made(other))
     assert weights(other) == weights(finished_clone)
