@@ -90,7 +90,7 @@ services-down: setup  ## end what `make services` started, and nothing else
 prove-services: setup  ## runs on real services, each of which is killed in the middle of one
 	@$(BIN)/python -m tests.proofs.prove_services
 
-prove-flows: setup  ## kill runs at CELLS places of the matrix and compare what comes of them
+prove-flows: setup  ## kill runs at CELLS places of the matrix, after SKIP, and compare what comes of them
 	@$(BIN)/python -m tests.proofs.prove_flows
 
 format: setup  ## put the code into form
