@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.prepared_images import stripes, write_prepared
 from vivero.data.quarantine import read_quarantine
+from vivero.errors import DataError
 from vivero.registry.monitor_memory import forget_pending, read_memory
 from vivero.stages import compute_reference, monitor
 from vivero.tracking.store import open_client
@@ -143,3 +144,11 @@ def test_the_provenance_that_vivero_writes_is_the_one_that_is_looked_for():
     Image.new("L", (8, 8)).save(bare, format="PNG")
     assert not carries_provenance(bare.getvalue())
     assert not carries_provenance(b"rubbish")
+
+
+def test_a_source_that_is_not_there_is_no_quiet_day(
+    champion: Path, config, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("VIVERO_INCOMING", str(champion / "nowhere"))
+    with pytest.raises(DataError, match="nowhere is not there"):
+        monitor.run(config, champion, NOW)

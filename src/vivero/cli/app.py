@@ -1,5 +1,6 @@
 """The commands of `vivero` and their grouping; each does its imports when it is called."""
 
+import importlib.metadata
 import logging
 import os
 import signal
@@ -50,6 +51,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"vivero {importlib.metadata.version('vivero')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say it and end."),
+    ] = False,
+) -> None:
+    pass
+
+
 app.add_typer(data.app, name="data")
 app.add_typer(model_versions.app, name="models")
 app.add_typer(keys.app, name="keys")

@@ -52,7 +52,7 @@ def _origin(tree: Tree, trace: Trace) -> None:
             "to go back: the tree was dirty or is not known to have been clean, so the commit "
             "alone does not bring it back"
             if is_dirty
-            else f"to go back: git checkout {commit} && dvc checkout && dvc repro"
+            else f"to go back: git checkout {commit} && dvc repro"
         )
     )
 

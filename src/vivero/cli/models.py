@@ -123,6 +123,8 @@ def promote(
     from vivero.config.load import load_config
     from vivero.registry.promotion import Request, promote_by_hand
 
+    if not version.isdecimal():
+        raise typer.BadParameter(f"'{version}' is no version number; `vivero models` lists them")
     root = project_dir()
     model = name or model_name(root)
     expected = None if expect_champion == "none" else expect_champion

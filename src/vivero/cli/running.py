@@ -1,10 +1,13 @@
 """`vivero run`, single stages, and the page at the end: what was made and how to look at it."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -14,10 +17,12 @@ from vivero.cli.quiet import QUIET
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.errors import ConfigError
 from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
 from vivero.training.supervision import PATIENCE_S
 
+MIN_WIDTH = 106  # of the tables; a narrower terminal breaks the lines itself
 FOR_A_RUN = {
     **QUIET,
     # The temporary Prefect server of a busy machine needs longer than the 20 s it is given.
@@ -43,15 +48,31 @@ def run_experiment(force: bool) -> int:
     root = project_dir()
     load_config(root / PARAMS)  # a mistake in it is said before anything is started
     prepare_dvc(root)
-    seconds_data = ensure_data(root)
-    options = ["--force"] if force else []
-    command = [sys.executable, "-m", "pipelines.experiment", *options]
-    env = child_environment(root)
-    env.pop("VIVERO_REPOSITORY", None)  # this job is of this clone, whatever services are around
-    exit_code = run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
+    with _alone(root):
+        seconds_data = ensure_data(root)
+        options = ["--force"] if force else []
+        command = [sys.executable, "-m", "pipelines.experiment", *options]
+        env = child_environment(root)
+        env.pop("VIVERO_REPOSITORY", None)  # of this clone, whatever services are around
+        exit_code = run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
     if exit_code == 0:
         _print_result(root, {"data": seconds_data, **read_json(work_dir(root) / "experiment.json")})
     return exit_code
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the workspace; a second run would wait for DVC's locks and then fail on them."""
+    path = work_dir(root) / "run.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"another `vivero run` works in {root}; nothing was started. Wait for its end, or stop "
+            f"it with Ctrl-C: the next one goes on from there"
+        ) from error
 
 
 def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
@@ -103,7 +124,7 @@ def serve_mlflow(port: int) -> int:
 
 
 def _print_result(root: Path, seconds: dict[str, float]) -> None:
-    console = Console(width=max(106, Console().width))
+    console = Console(width=max(MIN_WIDTH, Console().width))
     console.print()
     console.print(_stage_table(root, seconds))
     console.print(_metric_table(read_json(artifacts_dir(root, "evaluate") / "metrics.json")))
@@ -142,6 +163,8 @@ def _metric_table(report: dict[str, Any]) -> Table:
 def _verdict(root: Path) -> str:
     verdict = read_json(artifacts_dir(root, "judge") / "verdict.json")
     promotion = read_json(artifacts_dir(root, "promote") / "promotion.json")
+    if verdict["is_champion_itself"]:
+        return f"nothing to decide, the champion was compared with itself: {promotion['message']}"
     return f"verdict: {verdict['verdict']}; {promotion['message']}"
 
 
@@ -160,4 +183,6 @@ def _where_to_look(root: Path) -> str:
         "more images": f".venv/bin/vivero sample {model} --out samples --num-images 20",
         "where it came from": f".venv/bin/vivero lineage {model}",
     }
+    if (root / ".git").exists():
+        lines["keep it"] = "git commit dvc.lock   (it names what was made, and from what)"
     return "\n".join(f"  {what + ':':20}{how}" for what, how in lines.items())

@@ -215,8 +215,10 @@ def _print(places: list[Place], advice: list[str]) -> None:
         console.print(_lines_of(found), highlight=False, markup=False, soft_wrap=True)
     if advice:
         console.print("What to do:", *(f"  {line}" for line in advice), sep="\n", markup=False)
+    elif any(place.num_files for place in places):
+        console.print("Every byte that is here is what was made.")
     else:
-        console.print("Every byte is what was made.")
+        console.print("Nothing is here yet: `vivero run` makes it, `dvc pull` brings it.")
 
 
 def _lines_of(found: Found) -> str:

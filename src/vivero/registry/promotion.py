@@ -157,7 +157,7 @@ def _require_champion(
     if expected not in (ANY_CHAMPION, number):
         raise PromotionError(
             f"expected {_named(expected)} to be champion of '{name}', found {_named(number)}: "
-            f"somebody was quicker. Nothing was changed; {advice}"
+            f"a slip, or somebody was quicker. Nothing was changed; {advice}"
         )
     return number
 

@@ -133,7 +133,7 @@ made it, and records the sha256 of its pixels, so that an image that lost its te
 A change of pixels, such as by a JPEG, ends that; no invisible watermark is put into the pixels."""
 TRACE_PROSE = """\
 `vivero lineage` leads from an image, a version, a commit or the data to all the others.
-`git checkout COMMIT && dvc checkout && dvc repro` makes it again."""
+`git checkout COMMIT && dvc repro` makes it again."""
 VERSIONS = """\
 `vivero models` lists the versions, `vivero models --history` who promoted which and why. The files
 of a version are signed, and refused when one of them was altered. Questions, complaints and reports

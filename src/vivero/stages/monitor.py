@@ -21,6 +21,7 @@ from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
 from vivero.data.incoming import Arrival, Form, Looked, look_at, open_source
 from vivero.data.quarantine import QUARANTINE_NAME, reason_counts, write_quarantine
+from vivero.errors import DataError
 from vivero.evaluation.drift import DriftReport, Labels, drift_report
 from vivero.evaluation.drift_page import Part, write_drift_page
 from vivero.evaluation.drift_plots import draw_drift
@@ -162,6 +163,8 @@ def run(
 
 def look(config: Config, root: Path, address: str, memory: Memory, now: float) -> Found:
     """List the source, and test what is new when there is enough of it."""
+    if address != config.monitor.source and "://" not in address and not (root / address).exists():
+        raise DataError(f"{root / address} is not there; make it, or name where new images come in")
     source = open_source(address, root, read_environment().aws_endpoint_url)
     arrivals = [
         arrival for arrival in source.arrivals() if not now - SETTLE_S < arrival.arrived_at <= now

@@ -1,0 +1,39 @@
+"""`vivero run` beside another one, and the page at its end."""
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from vivero.cli import running
+from vivero.config.paths import PARAMS, work_dir
+from vivero.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_a_second_run_is_refused_before_it_starts_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / PARAMS).write_bytes((REPOSITORY / PARAMS).read_bytes())
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(running, "project_dir", lambda: tmp_path)
+    work_dir(tmp_path).mkdir()
+    with (
+        FileLock(work_dir(tmp_path) / "run.lock"),
+        pytest.raises(ConfigError, match="another `vivero run` works in"),
+    ):
+        running.run_experiment(force=False)
+    assert not (tmp_path / "data").exists()
+
+
+def test_names_of_figures_are_shown_whole():
+    name = "precision.efficientnet_lite0.5k"
+    figure = {"value": 0.854, "low": 0.002124, "high": 0.005439, "floor": -0.0002615, "n": 10000}
+    table = running._metric_table({"metrics": {name: {**figure, "better": "higher"}}})
+    console = Console(width=running.MIN_WIDTH, record=True, file=None)
+    with console.capture() as capture:
+        console.print(table)
+    assert name in capture.get()
+    assert "0.002124 to 0.005439" in capture.get()
