@@ -101,7 +101,8 @@ def test_the_pipeline_and_its_report(checkout: Path):
     assert head["verdict"] == base["verdict"] == "first"
     assert head["metrics"].keys() == base["metrics"].keys()
     assert head["metrics"] != base["metrics"]  # another seed: other samples
-    assert Image.open(checkout / "work/report/grid.png").width > 200
+    with Image.open(checkout / "work/report/grid.png") as grid:
+        assert grid.width > 200
     assert (checkout / "dvc.lock").read_bytes() == lock
     status = ["git", "status", "--porcelain"]
     assert not subprocess.run(status, cwd=checkout, capture_output=True, text=True).stdout
