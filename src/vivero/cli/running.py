@@ -62,17 +62,25 @@ def run_experiment(force: bool) -> int:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Hold the workspace; a second run would wait for DVC's locks and then fail on them."""
+    """Hold the workspace; a second run would wait for DVC's locks and then fail on them.
+
+    Raises:
+        ConfigError: When another one holds it.
+    """
     path = work_dir(root) / "run.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        with FileLock(path, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(
-            f"another `vivero run` works in {root}; nothing was started. Wait for its end, or stop "
-            f"it with Ctrl-C: the next one goes on from there"
+            f"another `vivero run`, or a stage of it, works in {root}; nothing was started. Wait "
+            f"for its end, or stop it with Ctrl-C: the next one goes on from there"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
@@ -80,13 +88,15 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
     root = project_dir()
     load_config(root / PARAMS)
     prepare_dvc(root)
+    env = child_environment(root)
     if outside_dvc:
         command = [sys.executable, "-m", f"vivero.stages.{stage}"]
-    else:
+        return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
+    with _alone(root):
         ensure_data(root)
         options = ["--force", "--single-item"] if force else []
         command = [sys.executable, "-m", "dvc", "repro", *options, stage]
-    return run_in_group(command, cwd=root, env=child_environment(root), patience_s=PATIENCE_S)
+        return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
 
 
 def run_monitor(source: str | None, announced: str | None, is_repeated: bool) -> int:

@@ -135,7 +135,7 @@ TRACE_PROSE = """\
 `vivero lineage` leads from an image, a version, a commit or the data to all the others.
 `git checkout COMMIT && dvc repro` makes it again."""
 VERSIONS = """\
-`vivero models` lists the versions, `vivero models --history` who promoted which and why. The files
+`vivero models` lists the versions, `vivero models history` who promoted which and why. The files
 of a version are signed, and refused when one of them was altered. Questions, complaints and reports
 of misuse go to the contact named above; where it is unknown, to who gave you the model."""
 
