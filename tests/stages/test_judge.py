@@ -1,5 +1,7 @@
 """Stage `judge`: a verdict with its reasons, against the champion of the registry."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def test_the_champion_of_the_registry_is_the_measure(
 ):
     make_champion(root, tiny_config)
     make_artifacts(root, tiny_config, seed=1, distance=distance)
-    assert judge.run(tiny_config, root).verdict == expected
+    assert judge.run(tiny_config, root)["verdict"] == expected
     verdict = read(root, "judge/verdict.json")
     assert verdict["champion"] == "1"
     assert verdict["is_champion_itself"] is False
@@ -54,17 +56,39 @@ def test_the_champion_of_the_registry_is_the_measure(
         assert min(picture.size) > 300
 
 
-def test_the_champion_is_known_again(root: Path, tiny_config: Config):
+def test_the_verdict_that_made_the_champion_stands(root: Path, tiny_config: Config):
     make_champion(root, tiny_config)
-    assert judge.run(tiny_config, root).verdict == "hold"
-    assert read(root, "judge/verdict.json")["is_champion_itself"] is True
+    folder = root / "artifacts" / "judge"
+    before = {path: path.read_bytes() for path in folder.glob("verdict.*")}
+    assert judge.run(tiny_config, root)["verdict"] == "first"
+    assert {path: path.read_bytes() for path in folder.glob("verdict.*")} == before
+
+
+def test_the_champion_is_known_again_where_nobody_judged_it(root: Path, tiny_config: Config):
+    make_champion(root, tiny_config)
+    shutil.rmtree(root / "artifacts" / "judge")
+    verdict = judge.run(tiny_config, root)
+    assert verdict["verdict"] == "champion"
+    assert verdict["is_champion_itself"] is True
+    assert verdict["latency_ms"] is None
+    assert verdict["gates"][-1]["reason"] == "it is the champion: nothing to compare with"
+
+
+def test_other_limits_judge_the_champion_anew(
+    root: Path, tiny_config: Config, config_factory: Callable[..., Config]
+):
+    make_champion(root, tiny_config)
+    stricter = config_factory({"judge.max_frechet_over_floor": 1.5})
+    verdict = judge.run(stricter, root)
+    assert verdict["verdict"] == "reject"
+    assert verdict["gates"][0]["reason"].endswith("at most 1.5, over by 3.5")
 
 
 def test_another_protocol_is_held(root: Path, tiny_config: Config):
     make_champion(root, tiny_config)
     make_artifacts(root, tiny_config, seed=1)
     write_json(root / "artifacts" / "evaluate" / "metrics.json", report(1.0, protocol="b"))
-    assert judge.run(tiny_config, root).verdict == "hold"
+    assert judge.run(tiny_config, root)["verdict"] == "hold"
     assert "another protocol" in read(root, "judge/verdict.json")["gates"][-1]["reason"]
 
 

@@ -1,5 +1,6 @@
 """Stage `promote`: acts on a verdict that allows it; a refusal says which gate and by how much."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,16 +36,36 @@ def champion(root: Path) -> str | None:
     return found.version if found else None
 
 
+def state(root: Path, *places: str) -> tuple[object, ...]:
+    written = [(root / "artifacts" / place).read_bytes() for place in places]
+    return (*written, history(root, "vivero"), list_versions(root, "vivero"))
+
+
 def test_the_whole_way_twice_changes_nothing_the_second_time(root: Path, tiny_config: Config):
     make_artifacts(root, tiny_config)
     assert flow(root, tiny_config) is True
     assert champion(root) == "1"
     assert read(root, "promote/promotion.json")["promoted"] is True
-    before = history(root, "vivero"), list_versions(root, "vivero")
+    places = ("judge/verdict.json", "judge/verdict.md", "register/MODEL_CARD.md")
+    before = state(root, *places)
 
     assert flow(root, tiny_config) is True
-    assert (history(root, "vivero"), list_versions(root, "vivero")) == before
+    assert state(root, *places) == before
     assert "is the champion already" in read(root, "promote/promotion.json")["message"]
+
+
+def test_a_clone_that_judged_nothing_changes_nothing_in_the_registry(
+    root: Path, tiny_config: Config
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    before = state(root, "register/MODEL_CARD.md")
+    for stage in ("judge", "register", "promote"):
+        shutil.rmtree(root / "artifacts" / stage)
+
+    assert flow(root, tiny_config) is True
+    assert read(root, "judge/verdict.json")["verdict"] == "champion"
+    assert state(root, "register/MODEL_CARD.md") == before
 
 
 @pytest.mark.parametrize(

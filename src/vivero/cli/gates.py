@@ -36,7 +36,7 @@ def simulate_gates(
 
 
 def explain() -> int:
-    """Judge anew, and print every gate; nothing is promoted.
+    """Judge, and print every gate; nothing is promoted.
 
     Returns:
         Exit code of the judgement: a refusal is a result, not a failure.

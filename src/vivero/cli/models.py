@@ -103,7 +103,7 @@ def promote(
         bool, typer.Option("--force", help="Also a version that the gate did not let pass.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Judge anew and show every gate; promote nothing.")
+        bool, typer.Option("--explain", help="Judge, and show every gate; promote nothing.")
     ] = False,
 ) -> None:
     """Make a version the champion, after it made images in a clean process.

@@ -174,7 +174,7 @@ def _verdict(root: Path) -> str:
     verdict = read_json(artifacts_dir(root, "judge") / "verdict.json")
     promotion = read_json(artifacts_dir(root, "promote") / "promotion.json")
     if verdict["is_champion_itself"]:
-        return f"nothing to decide, the champion was compared with itself: {promotion['message']}"
+        return f"nothing to decide: {promotion['message']}"
     return f"verdict: {verdict['verdict']}; {promotion['message']}"
 
 

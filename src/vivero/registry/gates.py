@@ -3,8 +3,8 @@
 Three kinds of gates, told apart in docs/guides/promotion.md: limits hold for every model,
 conditions are facts about how it was made (clean tree, export), differences compare it with the
 champion, image by image where both reports have such values. A gate that fails rejects, one that is
-open holds; the rest is `first` without a champion and `promote` with one. "Not worse than" would
-promote an equal model half of the time.
+open holds; the rest is `first` without a champion, `promote` with one, and `champion` when the
+candidate is that itself. "Not worse than" would promote an equal model half of the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from vivero.config.schema import JudgeConfig
 from vivero.evaluation.paired import Gain
 from vivero.registry.differences import DISTANCES, Gate, difference_gates, metrics_named
 
-VerdictName = Literal["first", "promote", "hold", "reject"]
+VerdictName = Literal["first", "promote", "champion", "hold", "reject"]
+LETS_PASS: tuple[VerdictName, ...] = ("first", "promote")
 LIMITS = {  # by the beginning of a figure's name: its group, which a report may say is missing
     "label_agreement.": "label agreement",
     "copied_share.": "copies of training images",
@@ -46,6 +47,8 @@ def judge(
     config: JudgeConfig,
     conditions: Sequence[Gate] = (),
     latency: Gain | None = None,
+    *,
+    is_champion: bool = False,
 ) -> Verdict:
     """Hold a candidate's report (evaluate's metrics.json) against limits and the champion's.
 
@@ -56,13 +59,17 @@ def judge(
         conditions: Gates about how the candidate was made, decided by what gathered the facts.
         latency: How much less time the candidate takes, as a share of the champion's; None when it
             was not measured.
+        is_champion: The candidate is the champion itself, so there is nothing to compare.
 
     Returns:
         `reject` when a gate fails: a limit is broken, or the candidate is worse beyond chance and
         margin. `hold` when a gate is open: the reports cannot be compared, or a difference may be
-        chance. Else `first` without a champion, and `promote` with one.
+        chance. Else `champion` for the champion itself, `first` without one, `promote` with one.
     """
     gates = (*limit_gates(candidate, config), *conditions)
+    if is_champion:
+        itself = Gate("champion", True, None, None, "it is the champion: nothing to compare with")
+        return Verdict(_verdict(gates, "champion"), (*gates, itself))
     if champion is None:
         none_yet = Gate("champion", True, None, None, "there is no champion to compare with")
         return Verdict(_verdict(gates, "first"), (*gates, none_yet))

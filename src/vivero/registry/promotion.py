@@ -12,6 +12,7 @@ from pathlib import Path
 from vivero.config.schema import PromoteConfig
 from vivero.errors import PromotionError
 from vivero.registry.check_model import check_in_clean_process
+from vivero.registry.gates import LETS_PASS
 from vivero.registry.moves import Event, history, make_move, new_event, take_turn
 from vivero.registry.versions import (
     CHAMPION,
@@ -84,7 +85,7 @@ def promote_by_hand(
     """
     version = find_version(root, f"models:/{request.name}/{request.version}")
     verdict = version.tags.get("vivero.verdict", "unknown")
-    if verdict not in ("first", "promote") and not force:
+    if verdict not in LETS_PASS and not force:
         raise PromotionError(
             f"the gate's verdict on version {request.version} of '{request.name}' was '{verdict}': "
             f"{version.tags.get('vivero.reasons', 'no reasons recorded')}. The champion is "

@@ -9,6 +9,7 @@ MARKS = {True: "pass", False: "FAIL", None: "open"}
 MEANING = {
     "first": "may become the first champion",
     "promote": "may become champion: better beyond chance, and in nothing else worse",
+    "champion": "it is the champion, and breaks no limit",
     "hold": "the champion stays: what is open below is not decided",
     "reject": "the champion stays: what fails below is worse than allowed",
 }
@@ -46,8 +47,10 @@ def verdict_markdown(verdict: Mapping[str, Any]) -> str:
 
 def headline(verdict: Mapping[str, Any]) -> str:
     """What was decided, in a line."""
-    against = verdict.get("champion")
-    champion = "there is no champion" if against is None else f"against version {against}"
+    number = verdict.get("champion")
+    champion = "there is no champion" if number is None else f"against version {number}"
+    if verdict.get("is_champion_itself"):
+        champion = f"of version {number} itself"
     name = str(verdict["verdict"])
     return f"Verdict '{name}' ({champion}): {MEANING[name]}"
 

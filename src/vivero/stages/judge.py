@@ -1,10 +1,12 @@
 """Command `judge`: hold the candidate's report against the limits and the champion's report.
 
-Outside DVC, because who is champion is a state of the world: DVC would not see it change.
+Outside DVC, because who is champion is a state of the world: DVC would not see it change. A verdict
+that made its candidate the champion stands, until its report or the settings of `judge` are others.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from vivero.config.paths import PARAMS, artifacts_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
-from vivero.files import read_json, write_json, write_text
+from vivero.files import read_json, sha256_of_file, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.conditions import export_gate, tree_gate
-from vivero.registry.gates import Verdict, judge
+from vivero.registry.gates import LETS_PASS, judge
 from vivero.registry.latency import Latency, measured_latency
 from vivero.registry.verdict_page import MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
@@ -33,50 +35,85 @@ from vivero.registry.versions import (
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, root: Path) -> Verdict:
-    """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge."""
+def run(config: Config, root: Path) -> dict[str, Any]:
+    """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge.
+
+    Returns:
+        What verdict.json holds.
+    """
     started_at = time.monotonic()
     candidate = read_report(root)
     weights_sha256 = (candidate.get("lineage") or {}).get("weights_sha256")
     champion = find_alias(root, config.registration.model_name, CHAMPION)
     is_champion_itself = champion is not None and champion.weights_sha256 == weights_sha256
-    report = None if champion is None else champion_report(root, champion, candidate)
-    latency = None
-    if champion is not None and not is_champion_itself and config.judge.latency_budget_s:
-        latency = latency_beside(root, champion, config)
+    basis = {
+        "weights_sha256": weights_sha256,
+        "report_sha256": sha256_of_file(artifacts_dir(root, "evaluate") / "metrics.json"),
+        "settings": config.judge.model_dump(mode="json"),
+    }
+    folder = artifacts_dir(root, "judge")
+    made = _standing(folder, basis) if is_champion_itself else None
+    if made is None:
+        made = {**_judged(config, root, candidate, champion, is_champion_itself), **basis}
+        write_json(folder / "verdict.json", made)
+        write_text(folder / "verdict.md", verdict_markdown(made))
+        if not plot_verdict(made, folder / "verdict.png"):
+            (folder / "verdict.png").unlink(missing_ok=True)  # of an earlier comparison
+    else:
+        log.info("judge: it is the champion already; the verdict that made it so stands")
+    _summarise(made, folder, time.monotonic() - started_at)
+    return made
+
+
+def _standing(folder: Path, basis: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The verdict that let the champion pass, if it was made from the same."""
+    path = folder / "verdict.json"
+    found = dict(read_json(path)) if path.exists() else {}
+    is_same = all(found.get(key) == value for key, value in basis.items())
+    return found if is_same and found.get("verdict") in LETS_PASS else None
+
+
+def _judged(
+    config: Config,
+    root: Path,
+    candidate: dict[str, Any],
+    champion: ModelVersion | None,
+    is_champion_itself: bool,
+) -> dict[str, Any]:
+    report, latency = None, None
+    if champion is not None and not is_champion_itself:
+        report = champion_report(root, champion, candidate)
+        if config.judge.latency_budget_s:
+            latency = latency_beside(root, champion, config)
+    lineage = candidate.get("lineage") or {}
     conditions = (
-        tree_gate(root, candidate.get("lineage") or {}, config.judge.require_clean_tree),
-        export_gate(root, weights_sha256),
+        tree_gate(root, lineage, config.judge.require_clean_tree),
+        export_gate(root, lineage.get("weights_sha256")),
     )
     gain = None if latency is None else latency.gain
-    verdict = judge(candidate, report, config.judge, conditions, gain)
-    made = {
+    verdict = judge(
+        candidate, report, config.judge, conditions, gain, is_champion=is_champion_itself
+    )
+    return {
         **verdict.as_json(),
         "champion": None if champion is None else champion.version,
         "is_champion_itself": is_champion_itself,
-        "weights_sha256": weights_sha256,
         "latency_ms": None
         if latency is None
         else {"candidate": latency.candidate_ms, "champion": latency.champion_ms},
     }
-    folder = artifacts_dir(root, "judge")
-    write_json(folder / "verdict.json", made)
-    write_text(folder / "verdict.md", verdict_markdown(made))
-    if not plot_verdict(made, folder / "verdict.png"):
-        (folder / "verdict.png").unlink(missing_ok=True)  # of an earlier comparison
-    _summarise(verdict, folder, time.monotonic() - started_at)
-    return verdict
 
 
-def _summarise(verdict: Verdict, folder: Path, seconds: float) -> None:
-    for gate in verdict.gates:
-        log.info("judge: %s  %s", MARKS[gate.passed], gate.reason)
-    log.info("judge: verdict %s", verdict.verdict)
-    passed = sum(gate.passed is True for gate in verdict.gates)
+def _summarise(verdict: Mapping[str, Any], folder: Path, seconds: float) -> None:
+    gates = verdict["gates"]
+    for gate in gates:
+        log.info("judge: %s  %s", MARKS[gate["passed"]], gate["reason"])
+    log.info("judge: verdict %s", verdict["verdict"])
+    passed = sum(gate["passed"] is True for gate in gates)
     summary = {
         "stage": "judge",
         "seconds": round(seconds, 2),
-        "made": f"verdict '{verdict.verdict}', {passed} of {len(verdict.gates)} gates passed",
+        "made": f"verdict '{verdict['verdict']}', {passed} of {len(gates)} gates passed",
     }
     write_json(folder / "summary.json", summary)
 

@@ -15,6 +15,7 @@ from vivero.errors import DataError
 from vivero.files import read_json, sha256_of_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
+from vivero.registry.gates import LETS_PASS
 from vivero.registry.promotion import Request, promote, withdrawal
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def _outcome(
     if verdict["is_champion_itself"]:
         return True, f"version {number} of '{name}' is the champion already"
     open_gates = [gate["reason"] for gate in verdict["gates"] if gate["passed"] is not True]
-    if verdict["verdict"] not in ("first", "promote"):
+    if verdict["verdict"] not in LETS_PASS:
         return False, (
             f"version {number} of '{name}' was not promoted ({verdict['verdict']}): "
             f"{'; '.join(open_gates)}. The champion is unchanged"

@@ -120,6 +120,13 @@ def test_a_gain_beyond_chance_may_still_be_too_small():
     assert judge(report(4.0), report(5.0), config).verdict == "hold"
 
 
+@pytest.mark.parametrize(("distance", "expected"), [(5.0, "champion"), (500.0, "reject")])
+def test_the_champion_is_held_against_the_limits_alone(distance: float, expected: str):
+    verdict = judge(report(distance), None, CONFIG, is_champion=True)
+    assert verdict.verdict == expected
+    assert verdict.reasons[-1] == "it is the champion: nothing to compare with"
+
+
 @given(distance=st.floats(0.1, 9), error=st.floats(0, 1))
 def test_a_model_never_beats_itself(distance: float, error: float):
     assert judge(report(distance, error), report(distance, error), CONFIG).verdict == "hold"
