@@ -6,7 +6,8 @@ import sys
 from infra.github.outputs import add_summary, set_outputs
 from infra.github.request import Request, request_of_this_run
 from vivero.cli.planning import PlannedStage, plan_stages
-from vivero.config.paths import project_dir
+from vivero.config.load import load_config
+from vivero.config.paths import PARAMS, project_dir
 from vivero.errors import ViveroError
 
 
@@ -36,7 +37,9 @@ def describe(request: Request, planned: list[PlannedStage]) -> str:
 def main() -> None:
     """Decide and hand on; 1 = the event is refused or the repository cannot be read."""
     try:
-        request, planned = request_of_this_run(), plan_stages(project_dir())
+        root = project_dir()
+        load_config(root / PARAMS)  # a mistake in it costs seconds here, and a machine later
+        request, planned = request_of_this_run(), plan_stages(root)
     except ViveroError as error:
         sys.exit(f"plan: {error}")
     set_outputs(decide(request, planned))

@@ -98,6 +98,13 @@ def test_the_life_of_a_source(champion: Path, config):
     assert "truncated" in reasons
     first_key = found["idempotency_key"]
     assert read_memory(root, "vivero").number == 1
+    page = (root / "artifacts/monitor/report.html").read_bytes()
+    monitor.run(config, root, NOW + 130)
+    assert decided(root)["num_new"] == 0
+    assert (root / "artifacts/monitor/report.html").read_bytes() != page
+    last_alarm = root / "artifacts/monitor/last_alarm"
+    assert (last_alarm / "report.html").read_bytes() == page, "it can still be looked at"
+    assert json.loads((last_alarm / "decision.json").read_text())["idempotency_key"] == first_key
 
     bring(root, 40, seed=4, factor=0.2)
     for minutes in (1, 5, 60, 23 * 60):

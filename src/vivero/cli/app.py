@@ -23,7 +23,7 @@ from vivero.cli import (
     training,
     verify,
 )
-from vivero.config.paths import project_dir
+from vivero.config.paths import PARAMS, project_dir
 from vivero.errors import ViveroError
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
 
@@ -116,8 +116,11 @@ def plan(
     from dataclasses import asdict
 
     from vivero.cli.planning import plan_stages
+    from vivero.config.load import load_config
 
-    planned = plan_stages(project_dir())
+    root = project_dir()
+    load_config(root / PARAMS)  # what `vivero run` would refuse is not planned
+    planned = plan_stages(root)
     if as_json:
         typer.echo(json.dumps([asdict(stage) for stage in planned]))
         return
@@ -169,7 +172,7 @@ def train(
     raise typer.Exit(run_one_stage("train", outside_dvc=False, force=force))
 
 
-def _stage_command(stage: str, outside_dvc: bool) -> Callable[..., None]:
+def _dvc_stage(stage: str) -> Callable[..., None]:
     def command(
         force: Annotated[
             bool, typer.Option("--force", help="Run it again even if nothing changed.")
@@ -177,22 +180,32 @@ def _stage_command(stage: str, outside_dvc: bool) -> Callable[..., None]:
     ) -> None:
         from vivero.cli.running import run_one_stage
 
-        raise typer.Exit(run_one_stage(stage, outside_dvc=outside_dvc, force=force))
+        raise typer.Exit(run_one_stage(stage, outside_dvc=False, force=force))
 
     return command
 
 
-for _name, _help in {**DVC_STAGES, **OTHER_STAGES}.items():
-    if _help:
-        app.command(
-            name=_name.replace("_", "-"),
-            help=f"Stage {_name}: {_help}",
-            rich_help_panel="Stages",
-        )(_stage_command(_name, outside_dvc=_name in OTHER_STAGES))
-        if "_" in _name:  # as it stands in dvc.yaml
-            app.command(name=_name, hidden=True)(
-                _stage_command(_name, outside_dvc=_name in OTHER_STAGES)
-            )
+def _other_stage(stage: str) -> Callable[..., None]:
+    def command() -> None:
+        from vivero.cli.running import run_one_stage
+
+        raise typer.Exit(run_one_stage(stage, outside_dvc=True, force=False))
+
+    return command
+
+
+def _add_stage(name: str, what: str, command: Callable[..., None]) -> None:
+    text = f"Stage {name}: {what}"
+    app.command(name=name.replace("_", "-"), help=text, rich_help_panel="Stages")(command)
+    if "_" in name:  # as it stands in dvc.yaml
+        app.command(name=name, help=text, hidden=True)(command)
+
+
+for _name, _what in DVC_STAGES.items():
+    if _what:
+        _add_stage(_name, _what, _dvc_stage(_name))
+for _name, _what in OTHER_STAGES.items():
+    _add_stage(_name, _what, _other_stage(_name))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import project_dir
 from vivero.errors import ConfigError
 
@@ -36,9 +37,10 @@ def lineage(
     """
     import json
 
-    from vivero.registry.lineage_trace import trace
+    with shown_waiting("asking git, MLflow and the record of images"):
+        from vivero.registry.lineage_trace import trace
 
-    found = trace(target, _root_or_none())
+        found = trace(target, _root_or_none())
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
         return

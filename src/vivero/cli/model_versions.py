@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir
 
+ASKING = "asking MLflow"
 Name = Annotated[
     str | None, typer.Option("--name", help="Registered model; default: register.model_name.")
 ]
@@ -53,9 +55,10 @@ def _print_versions(root: Path, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vivero.registry.versions import list_versions
+    with shown_waiting(ASKING):
+        from vivero.registry.versions import list_versions
 
-    versions = list_versions(root, name)
+        versions = list_versions(root, name)
     if not versions:
         typer.echo(f"no version of '{name}' is registered yet; `vivero run` makes the first")
         return
@@ -80,9 +83,10 @@ def _print_history(root: Path, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vivero.registry.moves import history
+    with shown_waiting(ASKING):
+        from vivero.registry.moves import history
 
-    events = history(root, name)
+        events = history(root, name)
     if not events:
         typer.echo(f"'{name}' never had a champion; `vivero run` makes the first")
         return

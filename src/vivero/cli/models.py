@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vivero.cli.model_versions import Name, model_name
+from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir, root_or_none
 
 
@@ -120,16 +121,17 @@ def promote(
         from vivero.cli.running import run_one_stage
 
         raise typer.Exit(run_one_stage("promote", outside_dvc=True, force=False))
-    from vivero.config.load import load_config
-    from vivero.registry.promotion import Request, promote_by_hand
-
     if not version.isdecimal():
         raise typer.BadParameter(f"'{version}' is no version number; `vivero models` lists them")
     root = project_dir()
     model = name or model_name(root)
-    expected = None if expect_champion == "none" else expect_champion
-    request = Request(model, version, expected, reason)
-    event = promote_by_hand(root, request, load_config(root / PARAMS).promote, force=force)
+    with shown_waiting(f"checking version {version} of '{model}'"):
+        from vivero.config.load import load_config
+        from vivero.registry.promotion import Request, promote_by_hand
+
+        expected = None if expect_champion == "none" else expect_champion
+        request = Request(model, version, expected, reason)
+        event = promote_by_hand(root, request, load_config(root / PARAMS).promote, force=force)
     if event is None:
         typer.echo(f"version {version} of '{model}' is the champion already")
     else:
@@ -151,11 +153,12 @@ def rollback(
 
     Example: vivero rollback --expect-champion 7 --reason "complaints about shoes"
     """
-    from vivero.registry.promotion import rollback as back
-
     root = project_dir()
     model = name or model_name(root)
-    event = back(root, model, reason, expect_champion)
+    with shown_waiting(f"checking the previous champion of '{model}'"):
+        from vivero.registry.promotion import rollback as back
+
+        event = back(root, model, reason, expect_champion)
     if event is None:
         typer.echo(f"version {expect_champion} of '{model}' was taken back already: nothing to do")
         return

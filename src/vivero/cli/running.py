@@ -107,7 +107,18 @@ def run_monitor(source: str | None, announced: str | None, is_repeated: bool) ->
     options = ["--repeat-until-announced"] if is_repeated else []
     options += [] if announced is None else ["--announced", announced]
     command = [sys.executable, "-m", "vivero.stages.monitor", *options]
-    return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
+    exit_code = run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
+    if exit_code == 0 and announced is None:
+        _say_how_to_train_again(read_json(artifacts_dir(root, "monitor") / "decision.json"))
+    return exit_code
+
+
+def _say_how_to_train_again(decision: dict[str, Any]) -> None:
+    if decision["trigger"]:
+        sys.stderr.write(
+            f"look: artifacts/monitor/report.html; then, where no flow does it: "
+            f"vivero data import {decision['source']} --append && dvc add data && vivero run\n"
+        )
 
 
 def profile_training() -> int:

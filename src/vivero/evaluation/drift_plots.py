@@ -112,7 +112,7 @@ def plot_labels(report: DriftReport, class_names: Sequence[str], path: Path) -> 
     axes.set_yticks(list(rows), list(class_names), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of the images")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     save_figure(figure, path)
 
 

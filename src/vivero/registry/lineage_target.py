@@ -172,7 +172,10 @@ def _pointer(path: Path) -> Target:
 
 def _image(path: Path, sources: Sources) -> Target:
     """An image by its own record, or else by its pixels."""
-    provenance = read_provenance(path)
+    try:
+        provenance = read_provenance(path)
+    except DataError as error:
+        raise DataError(f"{error}; or {FORMS}") from error
     recorded = _recorded(path, sources)
     if provenance is None:
         if not recorded:

@@ -29,17 +29,18 @@ def verdict_markdown(verdict: Mapping[str, Any]) -> str:
         (gate["name"], MARKS[gate["passed"]], found(gate), asked(gate), gate["reason"])
         for gate in verdict["gates"]
     ]
+    is_plotted = is_compared(verdict)
+    gain = "A gain is how much better the candidate is than the champion, with its interval."
     return "\n".join(
         [
             f"# {headline(verdict)}",
             "",
-            "A gain is how much better the candidate is than the champion, with its interval.",
-            "",
+            *([gain, ""] if is_plotted else []),
             _line(("gate", "", "gain or value", "asked for", "why")),
             _line(("---",) * 5),
             *(_line(row) for row in rows),
             "",
-            "![Gains with intervals and margins](verdict.png)" if is_compared(verdict) else "",
+            "![Gains with intervals and margins](verdict.png)" if is_plotted else "",
             "",
         ]
     )

@@ -128,10 +128,12 @@ def find_version(root: Path, uri: str) -> ModelVersion:
         )
     if match["version"]:
         return find_number(root, match["name"], match["version"])
-    found = find_alias(root, match["name"], match["alias"])
+    versions = list_versions(root, match["name"])
+    found = next((version for version in versions if match["alias"] in version.aliases), None)
     if found is None:
+        known = ", ".join(alias for version in versions for alias in version.aliases) or "none"
         raise TrackingError(
-            f"model '{match['name']}' has no alias '{match['alias']}'; "
+            f"model '{match['name']}' has no alias '{match['alias']}' (there are: {known}); "
             f"`vivero models` lists versions and aliases, `vivero run` makes a first champion"
         )
     return found

@@ -7,6 +7,7 @@ model, and artifacts/monitor; whoever reads decision.json there does the trainin
 import argparse
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ from vivero.stages.check_drift import (
 )
 
 NAME = "monitor"
+LAST_ALARM = "last_alarm"
 SETTLE_S = 2.0  # files of the last moments may still be written, or have company of the same second
 
 log = logging.getLogger(__name__)
@@ -259,6 +261,17 @@ def write(folder: Path, facts: dict[str, Any], found: Found, decision: Decision)
         verdict = "Drift, held back"
     shown = {name: value for name, value in facts.items() if name != "reasons"}
     write_drift_page(folder / "report.html", verdict, decision.reasons, parts, shown)
+    if report is not None and report.is_alarm:
+        _keep(folder)
+
+
+def _keep(folder: Path) -> None:
+    """Copy what was just written to last_alarm/: the next call may find nothing new."""
+    kept, part = folder / LAST_ALARM, folder / f".{LAST_ALARM}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(folder, part, ignore=shutil.ignore_patterns(kept.name, part.name))
+    shutil.rmtree(kept, ignore_errors=True)
+    part.rename(kept)
 
 
 def main() -> None:
