@@ -112,7 +112,7 @@ def fetch_fashion_mnist(data_dir: Path, work_dir: Path, overwrite: bool = False)
         try:
             contents = _read_all(find_folder())
         except SourceError as error:
-            log.info("Fashion-MNIST not from the %s: %s", way, error)
+            log.info("Fashion-MNIST not from the %s (%s); trying the next way", way, error)
             failures.append(f"  {way}: {error}")
             continue
         log.info("Fashion-MNIST comes from the %s", way)
@@ -138,7 +138,7 @@ def _ways(work_dir: Path) -> dict[str, Callable[[], Path]]:
 
     return {
         "installed Debian package": lambda: INSTALLED_DIR,
-        "Debian package": unpacked,
+        "downloaded Debian package": unpacked,
         "upstream download": lambda: download_files(UPSTREAM_URL, files, work_dir / "upstream"),
     }
 
