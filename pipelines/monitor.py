@@ -15,7 +15,7 @@ from prefect.events import emit_event
 
 from pipelines.commands import run_timed
 from pipelines.experiment import retried
-from pipelines.workspace import incoming_address, own_workspace, run_name
+from pipelines.workspace import incoming_address, keep_alarm, own_workspace, run_name
 from vivero.config.paths import artifacts_dir
 from vivero.files import read_json
 
@@ -59,6 +59,10 @@ def monitor(ref: str = "main") -> bool:
         decision = read_json(artifacts_dir(workspace.root, "monitor") / "decision.json")
         reasons = "\n".join(f"- {reason}" for reason in decision["reasons"]) or "- no reason to act"
         said = f"**{decision['num_new']} new images.**\n\n{reasons}"
+        page = artifacts_dir(workspace.root, "monitor") / "last_alarm"
+        if decision["trigger"] and page.exists():
+            kept = keep_alarm(workspace, page, decision["idempotency_key"])
+            said += f"\n\nThe page of the tests: `{kept / 'report.html'}`"
         create_markdown_artifact(said, key="drift", description="What came in")
         if decision["trigger"]:
             announce(decision)

@@ -24,12 +24,19 @@ def command_arguments(
     """What follows `vivero promote` or `vivero rollback`.
 
     Raises:
-        PromotionError: When promote has no version, or rollback has one.
+        PromotionError: When promote has no version, or rollback has one, or does not say which
+            champion is taken back: started again, it would undo itself.
     """
     if (version is None) == (action == "promote"):
         raise PromotionError(
             f"promote needs a version and rollback takes none; got action={action}, "
             f"version={version}. The champion is unchanged"
+        )
+    if action == "rollback" and not expect_champion.isdecimal():
+        raise PromotionError(
+            f"rollback needs expect_champion, the number of the version that is taken back; got "
+            f"'{expect_champion}'. Without it a run that is started again would undo the first; "
+            f"`vivero models` says who is champion, who is unchanged now"
         )
     chosen = [] if version is None else [version]
     return [*chosen, "--reason", reason, "--expect-champion", expect_champion]
@@ -49,8 +56,8 @@ def promotion(
         action: promote gives the alias to `version`; rollback gives it back to the previous one.
         version: Number of the version to promote.
         reason: Kept in the record.
-        expect_champion: Refuse unless this version is champion now; "any" = whichever. A rollback
-            that names it may be started again, and takes one version back.
+        expect_champion: Refuse unless this version is champion now; "any" = whichever, which a
+            rollback does not take: it may be started again, and takes this version back once.
         ref: Branch or tag whose settings hold.
     """
     arguments = command_arguments(action, version, reason, expect_champion)

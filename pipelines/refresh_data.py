@@ -1,20 +1,65 @@
-"""Flow `refresh-data`: bring new images in, validate, propose data.dvc, start an experiment."""
+"""Flow `refresh-data`: bring new images in, validate, propose data.dvc, start an experiment.
 
+It does not end quietly when images came in and none was taken: an alarm has brought it here, and
+nobody would train on what the alarm was about.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.runtime import deployment
 
-from pipelines.commands import run_timed
+from pipelines.commands import run_timed, unnamed
 from pipelines.experiment import bring_data, has_remote, push, retried
 from pipelines.workspace import Workspace, incoming_address, own_workspace, propose, run_name
-from vivero.config.paths import artifacts_dir
+from vivero.config.paths import artifacts_dir, data_dir
+from vivero.data.appending import PRESENT, left_out_path, read_left_out
+from vivero.data.quarantine import QuarantineRow, reason_counts, worst_rows
+from vivero.errors import DataError
 from vivero.files import read_json, write_text
 
 BRANCH_PREFIX = "data/"
+NO_IMAGES = ("hidden", "metadata")  # reasons of files that nobody brought as images
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Files that were refused by an import that added nothing.
+
+    Attributes:
+        rows: One for each of them.
+        num_present: Images of the same source that are in the data set already.
+    """
+
+    rows: list[QuarantineRow]
+    num_present: int
+
+    def text(self, source: str, path: Path) -> str:
+        """How many, why, and what to do, for a person; path is where all the rows lie."""
+        counts = ", ".join(
+            f"{reason} {count}" for reason, count in reason_counts(self.rows).items()
+        )
+        present = f", {self.num_present} images were there already" if self.num_present else ""
+        shown = worst_rows(self.rows, NUM_EXAMPLES)
+        examples = "\n".join(f"- {row.path!r}: {row.reason}: {row.detail}" for row in shown)
+        return (
+            f"No image of {unnamed(source)} was added: {len(self.rows)} files were refused "
+            f"({counts}){present}. {path} on the worker lists each with its reason. Mend the "
+            f"files, or give the folder of each image the name of its class, then run "
+            f"refresh-data again. For example:\n\n{examples}"
+        )
+
+
+def refusals_in(left_out: list[QuarantineRow]) -> Refusals | None:
+    """What was refused of the files that an import left out; None when no image was."""
+    rows = [row for row in left_out if row.reason not in (PRESENT, *NO_IMAGES)]
+    num_present = sum(row.reason == PRESENT for row in left_out)
+    return Refusals(rows, num_present) if rows else None
 
 
 @retried
@@ -60,23 +105,56 @@ def refresh_data(
 
     Returns:
         The branch with the new data.dvc; None when nothing new came in.
+
+    Raises:
+        DataError: When images came in, and every one of them was refused.
     """
     with own_workspace(run_name(), ref) as workspace:
         root = workspace.root
         bring_data(root)
-        import_new("import", incoming_address(root, source), root, with_generated)
-        _take_in_what_is_valid(root)
+        address = incoming_address(root, source)
+        import_new("import", address, root, with_generated)
+        warning = _heeded_refusals(root, address)
+        is_changed = _take_in_what_is_valid(root)
         made = read_json(artifacts_dir(root, "validate_data") / "summary.json")["made"]
         branch = None if workspace.name is None else _share(workspace)
-    said = f"{made}\n\n" + (f"Proposed on `{branch}`." if branch else "The data did not change.")
-    create_markdown_artifact(said, key="data", description="What came in")
+    ending = "data.dvc names the new data." if is_changed else "The data did not change."
+    if branch is not None:
+        ending = f"Proposed on `{branch}`."
+    _show("\n\n".join([*warning, made, ending]))
     if branch is not None and deployment.id:
         start_experiment(branch, idempotency_key or branch)
     return branch
 
 
-def _take_in_what_is_valid(root: Path) -> None:
-    """Move data.dvc, then validate: a stage reads only what data.dvc says. A failure undoes it."""
+def _heeded_refusals(root: Path, source: str) -> list[str]:
+    """What to say where nothing was added and files were refused; [] for nothing.
+
+    Raises:
+        DataError: When the source holds nothing else. Beside images that were taken in before,
+            refused files are a warning: they may have lain there for long.
+    """
+    refusals = refusals_in(read_left_out(data_dir(root)))
+    if refusals is None:
+        return []
+    text = refusals.text(source, left_out_path(data_dir(root)))
+    if not refusals.num_present:
+        _show(text)
+        raise DataError(text)
+    get_run_logger().warning("%s", text)
+    return [f"**Warning.** {text}"]
+
+
+def _show(text: str) -> None:
+    create_markdown_artifact(text, key="data", description="What came in")
+
+
+def _take_in_what_is_valid(root: Path) -> bool:
+    """Move data.dvc, then validate: a stage reads only what data.dvc says. A failure undoes it.
+
+    Returns:
+        Whether data.dvc is another one now.
+    """
     path = root / "data.dvc"
     before = path.read_text(encoding="utf-8")
     take_in(root)
@@ -85,6 +163,7 @@ def _take_in_what_is_valid(root: Path) -> None:
     except BaseException:
         write_text(path, before)
         raise
+    return path.read_text(encoding="utf-8") != before
 
 
 def _share(workspace: Workspace) -> str | None:

@@ -5,6 +5,7 @@
                                       work/flow in it names the flow, of each the newest five stay
         .shared/cache/                DVC's cache: written by content, safe for many at once
         .shared/checkpoints/          one folder a fingerprint; a trainer locks the one it writes
+        .shared/alarms/               one folder an alarm: the page that the monitor wrote of it
 
 So two runs never share a workspace, and a run after a crash finds the last checkpoint of equal
 inputs. Without VIVERO_REPOSITORY a flow works in the repository where it was started.
@@ -30,7 +31,7 @@ from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.errors import ConfigError, RemoteError
 from vivero.files import write_whole
 
-KEEP_CLONES, KEEP_FINGERPRINTS = 5, 10
+KEEP_CLONES, KEEP_FINGERPRINTS, KEEP_ALARMS = 5, 10, 50
 SHARED = ".shared"
 FLOW = "flow"  # file below work/ of a clone, with the name of the flow that it was made for
 BASE = "refs/vivero/base"  # the commit that a run was cloned at
@@ -195,6 +196,31 @@ def _share_stores(where: House, root: Path) -> None:
     link = work_dir(root) / "checkpoints"
     if not link.is_symlink():
         link.symlink_to(checkpoints, target_is_directory=True)
+
+
+def keep_alarm(workspace: Workspace, folder: Path, key: str) -> Path:
+    """Copy an alarm's folder to where it outlives the clone of the run that saw it.
+
+    Args:
+        workspace: Of the run.
+        folder: What the monitor left.
+        key: Of the alarm; the first copy under a key stays.
+
+    Returns:
+        Where it lies now; the folder itself where runs have no clones of their own.
+    """
+    where = house()
+    if where is None or workspace.name is None:
+        return folder
+    kept = where.runs_dir / SHARED / "alarms" / re.sub(r"[^A-Za-z0-9._-]+", "-", key)
+    if not kept.exists():
+        part = kept.with_name(f".{kept.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(folder, part)
+        part.rename(kept)
+        for old in _older([path for path in kept.parent.iterdir()], KEEP_ALARMS):
+            shutil.rmtree(old, ignore_errors=True)
+    return kept
 
 
 def _prune(runs_dir: Path) -> None:

@@ -104,6 +104,9 @@ def test_the_flow_promotion_hands_on_which_champion_is_expected():
     for action, version in (("promote", None), ("rollback", "8")):
         with pytest.raises(PromotionError, match="rollback takes none"):
             command_arguments(action, version, "why", "7")
+    for unsure in ("any", "none"):
+        with pytest.raises(PromotionError, match="started again would undo the first"):
+            command_arguments("rollback", None, "why", unsure)
 
 
 def test_an_alarm_starts_a_refresh_under_its_key():

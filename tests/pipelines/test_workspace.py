@@ -126,6 +126,25 @@ def test_a_flow_that_runs_often_takes_no_clone_of_another_away(
     assert not (house.runs_dir / ".m-0.lock").exists()
 
 
+def test_the_page_of_an_alarm_outlives_the_clone_that_saw_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workspace, "KEEP_ALARMS", 2)
+    for number in range(3):
+        with own_workspace(f"monitor-{number}", "main") as place:
+            folder = place.root / "artifacts" / "monitor" / "last_alarm"
+            folder.mkdir(parents=True)
+            (folder / "report.html").write_text(f"alarm {number}")
+            kept = workspace.keep_alarm(place, folder, f"monitor-vivero-{number}/x")
+            (folder / "report.html").write_text("told again")
+            assert workspace.keep_alarm(place, folder, f"monitor-vivero-{number}/x") == kept
+        assert kept.parent == house.runs_dir / ".shared" / "alarms"
+        assert (kept / "report.html").read_text() == f"alarm {number}"
+    assert len(list(kept.parent.iterdir())) == 2
+    here = Workspace(house.runs_dir, None)
+    assert workspace.keep_alarm(here, folder, "key") == folder
+
+
 def test_a_branch_that_is_not_there_is_named(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
     with pytest.raises(RemoteError, match="Remote branch nowhere not found"):

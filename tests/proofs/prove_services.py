@@ -1,7 +1,7 @@
 """Runs on real services: by the clock, by hand, and with each service killed in the middle of one.
 
     python -m tests.proofs.prove_services            # all; `make prove-services`
-    FAULTS="s3 worker" make prove-services           # only these
+    FAULTS="s3 mlflow@register" make prove-services  # only these
     FAULTS= make prove-services                      # none: the scheduled and the triggered run
 
 Starts PostgreSQL, an S3 server, MLflow, Prefect and a worker on ports and in folders of its own,
@@ -25,6 +25,7 @@ from infra.services.settings import SERVICES
 from tests.proofs import after_run
 from tests.proofs.stack import ENDED, Stack
 
+WITHIN_S = 8.0  # after its start a command outside DVC has done its imports, and writes
 DEAD_RUN_S = 120.0  # a run whose process died is marked crashed by then
 LONG = {  # a training long enough to be struck in its middle
     "train.total_images": 2400,
@@ -32,7 +33,9 @@ LONG = {  # a training long enough to be struck in its middle
     "train.validate_every_images": 1200,
     "train.preview_every_images": 1200,
 }
-FAULT_SEEDS = {service: 11 + place for place, service in enumerate(SERVICES)}
+# Killed while the run trains, and while it writes to the registry: there a version would double.
+FAULTS = (*SERVICES, "postgres@register", "s3@register", "mlflow@register")
+FAULT_SEEDS = {name: 11 + place for place, name in enumerate(FAULTS)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Fault:
     """A service that was killed in the middle of a run.
 
     Attributes:
-        service: Which.
+        name: Which, and in which stage; without one in the middle of training.
         back_s: Until it did its work again.
         state: How the run ended.
         again: How the next run of the same settings ended; "" when none was needed.
@@ -48,7 +51,7 @@ class Fault:
         num_points: Points of the training's journal, all of them in MLflow.
     """
 
-    service: str
+    name: str
     back_s: float
     state: str
     again: str
@@ -128,20 +131,22 @@ class Proof:
         self.clean(run_id)
         self.say("the same run again changed nothing: no version, no alias, no commit")
 
-    def fault(self, service: str) -> Fault:
+    def fault(self, name: str) -> Fault:
         """Kill a service in the middle of a run, and see the run, or the next one, through."""
-        ref = self.stack.branch(f"fault-{service}", {**LONG, "train.seed": FAULT_SEEDS[service]})
+        service, _, stage = name.partition("@")
+        settings = {"train.seed": FAULT_SEEDS[name]} | ({} if stage else LONG)
+        ref = self.stack.branch(f"fault-{name.replace('@', '-')}", settings)
         run_id = self.stack.trigger(ref)
-        self.until_training(run_id)
+        self.until(run_id, stage)
         killed_at = time.monotonic()
         killed = self.stack.kill(service)
-        self.say(f"{service}: killed while the run trains")
+        self.say(f"{name}: killed while the run works at {stage or 'train'}")
         self.stack.back(service, killed)
         back_s = time.monotonic() - killed_at
-        self.say(f"{service}: works again after {back_s:.0f} s")
+        self.say(f"{name}: works again after {back_s:.0f} s")
         state, again = self.ended_in_time(run_id), ""
         if state != "COMPLETED":
-            self.say(f"{service}: the run ended as {state}; the next one goes on")
+            self.say(f"{name}: the run ended as {state}; the next one goes on")
             self.wait_for_no_flow()
             after_run.no_orphan(self.stack)
             run_id = self.stack.trigger(ref)
@@ -149,20 +154,26 @@ class Proof:
         assert "COMPLETED" in (state, again), self.words(run_id)
         num_points = after_run.no_metric_lost(self.stack, run_id)
         resumed_from = after_run.resumed_from(self.stack, run_id)
-        assert not again or resumed_from, "the next run trained from the beginning"
+        assert stage or not again or resumed_from, "the next run trained from the beginning"
         after_run.seen_in_mlflow(self.stack, run_id)
         self.clean(run_id)
-        self.say(f"{service}: {again or state}, {num_points} points, none lost")
-        return Fault(service, back_s, state, again, resumed_from, num_points)
+        self.say(f"{name}: {again or state}, {num_points} points, none lost")
+        return Fault(name, back_s, state, again, resumed_from, num_points)
 
-    def until_training(self, run_id: str) -> None:
-        """Wait until a run has trained for a while and saved a checkpoint."""
+    def until(self, run_id: str, stage: str) -> None:
+        """Wait until a run works at a stage; without one until it has saved a checkpoint."""
         before = after_run.checkpoints(self.stack)
-        give_up_at = time.monotonic() + 600
-        while not after_run.checkpoints(self.stack) - before:
+        give_up_at = time.monotonic() + 900
+        while not (
+            any(f"vivero.stages.{stage}" in line for line in self.stack.stages_at_work())
+            if stage
+            else after_run.checkpoints(self.stack) - before
+        ):
             assert self.stack.state(run_id) not in ENDED, self.words(run_id)
-            assert time.monotonic() < give_up_at, "no checkpoint after 600 s"
+            assert time.monotonic() < give_up_at, f"no {stage or 'checkpoint'} after 900 s"
             time.sleep(0.2)
+        if stage:
+            time.sleep(WITHIN_S)
 
     def ended_in_time(self, run_id: str) -> str:
         """The last state of a run; one whose process is gone may not stay RUNNING for long."""
@@ -206,7 +217,7 @@ class Proof:
         assert not marked(self.stack.settings.folder)
 
 
-def prove(folder: Path, services: list[str], console: Console) -> str:
+def prove(folder: Path, names: list[str], console: Console) -> str:
     """The whole proof; returns the sentence."""
     stack = Stack.made(folder)
     proof = Proof(stack, console)
@@ -214,7 +225,7 @@ def prove(folder: Path, services: list[str], console: Console) -> str:
         proof.start()
         proof.scheduled()
         proof.by_hand()
-        faults = [proof.fault(service) for service in services]
+        faults = [proof.fault(name) for name in names]
     finally:
         proof.stop()
     if faults:
@@ -228,7 +239,7 @@ def sentence(minutes: float, faults: list[Fault]) -> str:
     killed = "nothing was killed"
     if faults:
         killed = (
-            f"{', '.join(fault.service for fault in faults)} killed in the middle of a run each, "
+            f"{', '.join(fault.name for fault in faults)} killed in the middle of a run each, "
             f"{went_on} of {len(faults)} runs went on by themselves"
         )
         if went_on < len(faults):
@@ -246,17 +257,17 @@ def table(faults: list[Fault]) -> Table:
     for fault in faults:
         resumed = ", ".join(map(str, fault.resumed_from)) or "-"
         row = (f"{fault.back_s:.0f} s", fault.state, fault.again or "-", resumed)
-        made.add_row(fault.service, *row, str(fault.num_points))
+        made.add_row(fault.name, *row, str(fault.num_points))
     return made
 
 
 def main() -> None:
     """Prove it in a temporary folder, which stays when something is wrong."""
     console = Console(width=130)
-    chosen = os.environ.get("FAULTS", " ".join(SERVICES)).split()
-    unknown = set(chosen) - set(SERVICES)
+    chosen = os.environ.get("FAULTS", " ".join(FAULTS)).split()
+    unknown = set(chosen) - set(FAULTS)
     if unknown:
-        sys.exit(f"FAULTS names {', '.join(sorted(unknown))}; known are {', '.join(SERVICES)}")
+        sys.exit(f"FAULTS names {', '.join(sorted(unknown))}; known are {', '.join(FAULTS)}")
     folder = Path(os.environ.get("PROOF_DIR") or tempfile.mkdtemp(prefix="vivero-services-"))
     try:
         said = prove(folder.resolve(), chosen, console)

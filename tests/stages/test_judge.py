@@ -42,7 +42,7 @@ def test_the_champion_of_the_registry_is_the_measure(
 ):
     make_champion(root, tiny_config)
     make_artifacts(root, tiny_config, seed=1, distance=distance)
-    assert judge.run(tiny_config, root)["verdict"] == expected
+    assert judge.run(tiny_config, root).verdict == expected
     verdict = read(root, "judge/verdict.json")
     assert verdict["champion"] == "1"
     assert verdict["is_champion_itself"] is False
@@ -60,15 +60,16 @@ def test_the_verdict_that_made_the_champion_stands(root: Path, tiny_config: Conf
     make_champion(root, tiny_config)
     folder = root / "artifacts" / "judge"
     before = {path: path.read_bytes() for path in folder.glob("verdict.*")}
-    assert judge.run(tiny_config, root)["verdict"] == "first"
+    assert judge.run(tiny_config, root).verdict == "champion"
+    assert "keeps the verdict that let it pass" in read(root, "judge/summary.json")["made"]
     assert {path: path.read_bytes() for path in folder.glob("verdict.*")} == before
 
 
 def test_the_champion_is_known_again_where_nobody_judged_it(root: Path, tiny_config: Config):
     make_champion(root, tiny_config)
     shutil.rmtree(root / "artifacts" / "judge")
-    verdict = judge.run(tiny_config, root)
-    assert verdict["verdict"] == "champion"
+    assert judge.run(tiny_config, root).verdict == "champion"
+    verdict = read(root, "judge/verdict.json")
     assert verdict["is_champion_itself"] is True
     assert verdict["latency_ms"] is None
     assert verdict["gates"][-1]["reason"] == "it is the champion: nothing to compare with"
@@ -80,15 +81,24 @@ def test_other_limits_judge_the_champion_anew(
     make_champion(root, tiny_config)
     stricter = config_factory({"judge.max_frechet_over_floor": 1.5})
     verdict = judge.run(stricter, root)
-    assert verdict["verdict"] == "reject"
-    assert verdict["gates"][0]["reason"].endswith("at most 1.5, over by 3.5")
+    assert verdict.verdict == "reject"
+    assert verdict.gates[0].reason.endswith("at most 1.5, over by 3.5")
+
+
+def test_an_export_that_differs_overturns_the_verdict_that_stood(root: Path, tiny_config: Config):
+    make_champion(root, tiny_config)
+    weights_sha256 = read(root, "judge/verdict.json")["weights_sha256"]
+    parity = {"weights_sha256": weights_sha256, "max_difference": 9.0, "tolerance": 0.1}
+    write_json(root / "artifacts" / "export" / "parity.json", parity)
+    assert judge.run(tiny_config, root).verdict == "reject"
+    assert read(root, "judge/verdict.json")["verdict"] == "reject"
 
 
 def test_another_protocol_is_held(root: Path, tiny_config: Config):
     make_champion(root, tiny_config)
     make_artifacts(root, tiny_config, seed=1)
     write_json(root / "artifacts" / "evaluate" / "metrics.json", report(1.0, protocol="b"))
-    assert judge.run(tiny_config, root)["verdict"] == "hold"
+    assert judge.run(tiny_config, root).verdict == "hold"
     assert "another protocol" in read(root, "judge/verdict.json")["gates"][-1]["reason"]
 
 

@@ -15,6 +15,7 @@ from vivero.registry.monitor_memory import forget_pending, read_memory
 from vivero.stages import compute_reference, monitor
 from vivero.tracking.store import open_client
 
+DECISION, SUMMARY = "decision.json", "summary.json"
 CLASS_NAMES = ["top", "middle", "low"]
 HOUR_S = 3600.0
 NOW = 4_000_000_000.0  # long after every file of the tests was made
@@ -104,12 +105,15 @@ def test_the_life_of_a_source(champion: Path, config):
     assert (root / "artifacts/monitor/report.html").read_bytes() != page
     last_alarm = root / "artifacts/monitor/last_alarm"
     assert (last_alarm / "report.html").read_bytes() == page, "it can still be looked at"
-    assert json.loads((last_alarm / "decision.json").read_text())["idempotency_key"] == first_key
+    kept = {name: json.loads((last_alarm / name).read_text()) for name in (DECISION, SUMMARY)}
+    assert kept[DECISION]["idempotency_key"] == first_key
+    assert kept[SUMMARY]["made"].startswith("TRAIN AGAIN")
 
     bring(root, 40, seed=4, factor=0.2)
     for minutes in (1, 5, 60, 23 * 60):
         assert not monitor.run(config, root, NOW + 120 + 60 * minutes).trigger
         assert decided(root)["is_alarm"] is True
+        assert json.loads((last_alarm / DECISION).read_text())["idempotency_key"] == first_key
         assert "held back" in " ".join(decided(root)["reasons"])  # type: ignore[arg-type]
     assert monitor.run(config, root, NOW + 120 + 25 * HOUR_S).trigger, "the alarm was kept"
     assert decided(root)["idempotency_key"] != first_key

@@ -99,8 +99,11 @@ def _folder_of(source: str) -> Iterator[Path]:
 
     opened = open_source(source, Path.cwd(), read_environment().aws_endpoint_url)
     with tempfile.TemporaryDirectory(prefix="vivero-import-") as name:
-        bring_here(opened, source.partition("://")[2], Path(name))
-        yield Path(name)
+        own_name = source.rstrip("/").rpartition("/")[2]  # which may be that of a class
+        folder = Path(name) / (own_name if own_name.strip(".") else "images")
+        folder.mkdir()
+        bring_here(opened, source.partition("://")[2], folder)
+        yield folder
 
 
 @app.command()

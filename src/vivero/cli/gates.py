@@ -54,5 +54,6 @@ def explain() -> int:
     console = Console(width=max(120, Console().width))
     console.print(verdict_table(read_json(folder / "verdict.json")))
     written = ", ".join(sorted(path.name for path in folder.glob("verdict.*")))
+    typer.echo(f"now: {read_json(folder / 'summary.json')['made']}")
     typer.echo(f"artifacts/judge holds {written}; `vivero promote` acts on it")
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,13 +90,13 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
     load_config(root / PARAMS)
     prepare_dvc(root)
     env = child_environment(root)
-    if outside_dvc:
-        command = [sys.executable, "-m", f"vivero.stages.{stage}"]
-        return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
     with _alone(root):
-        ensure_data(root)
-        options = ["--force", "--single-item"] if force else []
-        command = [sys.executable, "-m", "dvc", "repro", *options, stage]
+        if outside_dvc:
+            command = [sys.executable, "-m", f"vivero.stages.{stage}"]
+        else:
+            ensure_data(root)
+            options = ["--force", "--single-item"] if force else []
+            command = [sys.executable, "-m", "dvc", "repro", *options, stage]
         return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
 
 
@@ -108,16 +109,18 @@ def run_monitor(source: str | None, announced: str | None, is_repeated: bool) ->
     options += [] if announced is None else ["--announced", announced]
     command = [sys.executable, "-m", "vivero.stages.monitor", *options]
     exit_code = run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
-    if exit_code == 0 and announced is None:
+    if exit_code == 0 and announced is None and not is_repeated:
         _say_how_to_train_again(read_json(artifacts_dir(root, "monitor") / "decision.json"))
     return exit_code
 
 
 def _say_how_to_train_again(decision: dict[str, Any]) -> None:
     if decision["trigger"]:
+        source = shlex.quote(decision["source"])
         sys.stderr.write(
-            f"look: artifacts/monitor/report.html; then, where no flow does it: "
-            f"vivero data import {decision['source']} --append && dvc add data && vivero run\n"
+            f"Look at artifacts/monitor/report.html; then, where no flow does it:\n"
+            f"  vivero data import {source} --append && dvc add data\n"
+            f"  git commit -m 'what came in' data.dvc && vivero run\n"
         )
 
 
@@ -128,7 +131,8 @@ def profile_training() -> int:
         return exit_code
     root = project_dir()
     command = [sys.executable, "-m", "vivero.stages.train", "--profile"]
-    return run_in_group(command, cwd=root, env={**TUNING, **child_environment(root)})
+    with _alone(root):
+        return run_in_group(command, cwd=root, env={**TUNING, **child_environment(root)})
 
 
 def serve_mlflow(port: int) -> int:

@@ -3,6 +3,10 @@
 Taken is what `import_folder` takes, unless its pixels are there already, its class is none of the
 data set's, or it carries Vivero's own record of having made it: a model that learns from what it
 or its forebears made loses what it never showed.
+
+Where the data set has classes and the new folder no metadata, the class of an image is the nearest
+folder above it, within the new folder, with the name of one of them. If there is no such folder at
+all, but the new folder itself has such a name, all its images are of that class.
 """
 
 import tempfile
@@ -10,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vivero.config.paths import work_dir
 from vivero.data.card import read_card
 from vivero.data.cleaning import file_content
 from vivero.data.folder_files import list_folder
@@ -39,6 +44,8 @@ from vivero.data.shards import (
 )
 from vivero.errors import DataError
 
+PRESENT = "present"  # the reason of a file whose pixels are in the data set already
+
 
 @dataclass(frozen=True)
 class AppendReport:
@@ -48,20 +55,23 @@ class AppendReport:
         counts: Images that were added, by split.
         num_present: Images whose pixels were there already; they are dropped.
         reasons: Files that were refused, by reason.
+        left_out_path: Table of them all where none was added and some were refused, else None.
     """
 
     counts: dict[Split, int]
     num_present: int
     reasons: dict[str, int]
+    left_out_path: Path | None = None
 
     def text(self) -> str:
         """The report for a terminal."""
         said = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
         added = sum(self.counts.values())
         kept = "" if added else "; the data is as it was"
+        where = f"; {self.left_out_path} says why" if self.left_out_path else ""
         return (
             f"added {added} images, {self.num_present} were there already, "
-            f"refused {said or 'none'}{kept}"
+            f"refused {said or 'none'}{kept}{where}"
         )
 
 
@@ -71,7 +81,22 @@ class _Sorted:
 
     rows: dict[Split, list[ImageRow]] = field(default_factory=dict)
     refused: list[QuarantineRow] = field(default_factory=list)
-    num_present: int = 0
+    present: list[QuarantineRow] = field(default_factory=list)
+
+
+def left_out_path(data_dir: Path) -> Path:
+    """Where the reasons lie when nothing was added: data_dir, quarantine and all, is as it was."""
+    return work_dir(data_dir.parent) / "left_out.parquet"
+
+
+def read_left_out(data_dir: Path) -> list[QuarantineRow]:
+    """What the last append left out and why, PRESENT among the reasons.
+
+    Returns:
+        The rows by path; none when the last append added an image or refused no file.
+    """
+    path = left_out_path(data_dir)
+    return read_quarantine(path) if path.exists() else []
 
 
 def bring_here(source: Source, prefix: str, folder: Path) -> None:
@@ -93,10 +118,13 @@ def bring_here(source: Source, prefix: str, folder: Path) -> None:
 def append_folder(
     folder: Path, data_dir: Path, with_generated: bool = False, num_processes: int = 2
 ) -> AppendReport:
-    """Add the images of a folder to data_dir; without a new one nothing is touched.
+    """Add the images of a folder to data_dir; without a new one data_dir is not touched.
+
+    What was refused goes to data_dir's quarantine; when nothing was added, to left_out_path.
 
     Args:
-        folder: Where the new images are, laid out as for `import_folder`; it is only read.
+        folder: Where the new images are, in folders named like the classes of data_dir or laid out
+            as for `import_folder`; it is only read.
         data_dir: The data set; replaced by the larger one, whole or not at all.
         with_generated: Whether images that Vivero made are taken as well.
         num_processes: How many processes decode.
@@ -104,22 +132,27 @@ def append_folder(
     Raises:
         DataError: When folder cannot be read, or data_dir is no data set.
     """
+    shard_paths(data_dir)  # before any work: is there a data set at all?
+    left_out_path(data_dir).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=data_dir.parent) as name:
         fresh_dir = Path(name) / "fresh"
         sorted_out = _sorted_out(folder, fresh_dir, data_dir, with_generated, num_processes)
     counts = {split: len(rows) for split, rows in sorted_out.rows.items()}
     if counts:
         _write_larger(data_dir, sorted_out)
-    reasons = reason_counts(sorted_out.refused)
-    return AppendReport(counts, sorted_out.num_present, reasons)
+    refused, present = sorted_out.refused, sorted_out.present
+    path = None if counts or not refused else left_out_path(data_dir)
+    if path is not None:
+        write_quarantine(path, sorted([*refused, *present], key=lambda row: row.path))
+    return AppendReport(counts, len(present), reason_counts(refused), path)
 
 
 def _sorted_out(
     folder: Path, fresh_dir: Path, data_dir: Path, with_generated: bool, num_processes: int
 ) -> _Sorted:
-    result = _Sorted()
+    result, known_names = _Sorted(), read_card(data_dir).class_names
     try:
-        import_folder(folder, fresh_dir, num_processes=num_processes)
+        import_folder(folder, fresh_dir, num_processes=num_processes, known_names=known_names)
     except DataError:
         if not (fresh_dir / QUARANTINE_NAME).exists():
             raise
@@ -134,7 +167,8 @@ def _sorted_out(
             detail = "it carries Vivero's record of having made it; --with-generated takes it"
             result.refused.append(QuarantineRow(None, split, row.key, "generated", detail))
         elif pixels[split, row.key] in present:
-            result.num_present += 1
+            detail = "its pixels are in the data set already"
+            result.present.append(QuarantineRow(None, split, row.key, PRESENT, detail))
         else:
             sha256 = pixels[split, row.key]
             present.add(sha256)

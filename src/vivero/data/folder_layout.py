@@ -4,10 +4,13 @@
 - If all folders of the next level have the names of splits, they are splits.
 - Without metadata the first folder below is the class; fewer than two classes are none.
 - With metadata the labels are its own, and a file that it does not name is left out.
+- Where the classes are known, because the images join a data set that has some, and there is no
+  metadata, the class is the nearest folder with the name of one: `monday/cat/1.png` is a cat, and
+  so is `cat/1.png` alone.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -50,29 +53,43 @@ class FolderLayout:
     refused: list[QuarantineRow]
 
 
-def folder_layout(keys: Sequence[str], metadata: FolderMetadata) -> FolderLayout:
+def folder_layout(
+    keys: Sequence[str],
+    metadata: FolderMetadata,
+    known_names: Collection[str] = (),
+    folder_name: str = "",
+) -> FolderLayout:
     """Give every file its split, label and caption.
 
     Args:
         keys: Of all files of the folder.
         metadata: Its metadata; the files of the metadata themselves are passed over.
+        known_names: Classes of the data set that the files join; () = guess from the folders.
+            Where there is metadata, they are not looked at.
+        folder_name: Of the folder itself. It is the class of all files where it is one of
+            known_names and no folder below it is.
+
+    Returns:
+        The layout. With known_names its classes are those that were found, and a file below none
+        of them keeps the name of its own folder as class, which the data set will not know.
     """
     candidates = [key for key in keys if PurePosixPath(key).name not in METADATA_NAMES]
     place_keys = [key for key in candidates if _looks_like_image(key)]
     depth = _wrapper_depth(place_keys)
     has_splits = _has_splits(place_keys, depth)
-    classes = {
-        key: _class_of(key, depth + has_splits, metadata)
-        for key in candidates
-        if not metadata.covers(key) or key in metadata.descriptions
-    }
-    class_names = _class_names([classes[key] for key in place_keys if key in classes], metadata)
+    is_joining = bool(known_names) and not metadata.described_folders
+    if is_joining:
+        classes = _known_classes(candidates, place_keys, known_names, folder_name)
+    else:
+        classes = _guessed_classes(candidates, depth + has_splits, metadata)
+    found = {classes[key] for key in place_keys if key in classes}
+    class_names = _sorted_names(found) if is_joining else _class_names(found, metadata)
     labels = {name: label for label, name in enumerate(class_names)}
     files, refused = [], []
     for key in candidates:
         if key not in classes:
             refused.append(refusal(key, "not_in_metadata", "no row of the metadata names it"))
-        elif class_names and classes[key] not in labels and _looks_like_image(key):
+        elif _lacks_label(key, classes, labels) and not is_joining:
             refused.append(refusal(key, "no_label", "other images have a label, this one has none"))
         else:
             name = classes[key]
@@ -117,6 +134,36 @@ def _split(key: str, depth: int, has_splits: bool) -> Split:
     return SPLIT_NAMES.get(parts[depth].lower(), "train")
 
 
+def _lacks_label(key: str, classes: Mapping[str, str | None], labels: Mapping[str, int]) -> bool:
+    return bool(labels) and classes[key] not in labels and _looks_like_image(key)
+
+
+def _known_classes(
+    keys: Sequence[str], place_keys: Sequence[str], known_names: Collection[str], folder_name: str
+) -> dict[str, str | None]:
+    """The nearest folder of each file with a known name; else its own folder, which is unknown."""
+    nearest = {key: _nearest_known(key, known_names) for key in keys}
+    if folder_name in known_names and not any(nearest[key] for key in place_keys):
+        return dict.fromkeys(keys, folder_name)
+    return {key: name or PurePosixPath(key).parent.name or None for key, name in nearest.items()}
+
+
+def _nearest_known(key: str, known_names: Collection[str]) -> str | None:
+    names = (parent.name for parent in PurePosixPath(key).parents)
+    return next((name for name in names if name in known_names), None)
+
+
+def _guessed_classes(
+    keys: Sequence[str], depth: int, metadata: FolderMetadata
+) -> dict[str, str | None]:
+    """The class of each file that has a place: of its metadata, or of its folder at this depth."""
+    return {
+        key: _class_of(key, depth, metadata)
+        for key in keys
+        if not metadata.covers(key) or key in metadata.descriptions
+    }
+
+
 def _class_of(key: str, depth: int, metadata: FolderMetadata) -> str | None:
     if key in metadata.descriptions:
         return metadata.descriptions[key].label
@@ -124,12 +171,16 @@ def _class_of(key: str, depth: int, metadata: FolderMetadata) -> str | None:
     return parts[depth] if len(parts) > depth + 1 else None
 
 
-def _class_names(classes: Sequence[str | None], metadata: FolderMetadata) -> tuple[str, ...]:
-    """Sorted names, whole numbers by their value; none when one folder holds everything."""
-    names = {name for name in classes if name is not None}
+def _class_names(classes: Collection[str | None], metadata: FolderMetadata) -> tuple[str, ...]:
+    """Sorted names; none when one folder holds everything."""
+    names = _sorted_names(classes)
     has_labels = any(description.label for description in metadata.descriptions.values())
-    if len(names) < 2 and not has_labels:
-        return ()
+    return names if len(names) >= 2 or has_labels else ()
+
+
+def _sorted_names(classes: Collection[str | None]) -> tuple[str, ...]:
+    """Each name once, whole numbers by their value."""
+    names = {name for name in classes if name is not None}
     if all(WHOLE_NUMBER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

@@ -1,7 +1,7 @@
 """Imports a folder that someone else made; every file ends in a shard or in quarantine."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,11 @@ class _Progress:
 
 
 def import_folder(
-    folder: Path, data_dir: Path, overwrite: bool = False, num_processes: int = 2
+    folder: Path,
+    data_dir: Path,
+    overwrite: bool = False,
+    num_processes: int = 2,
+    known_names: Collection[str] = (),
 ) -> ImportReport:
     """Make shards of a folder of images; it is only read.
 
@@ -84,6 +88,8 @@ def import_folder(
         data_dir: Where the shards go; written whole or not at all.
         overwrite: Whether a data_dir with content may be replaced.
         num_processes: How many processes decode.
+        known_names: Classes of the data set that the images shall join: without metadata an image
+            is of the nearest folder with one of these names (`folder_layout`); () = guess.
 
     Raises:
         DataError: When a path is wrong or taken, the metadata cannot be read, or no file is an
@@ -93,7 +99,8 @@ def import_folder(
     _check_places(folder, data_dir, overwrite)
     listing = list_folder(folder)
     metadata = read_metadata(listing)
-    layout = folder_layout([file.key for file in listing.files], metadata)
+    keys = [file.key for file in listing.files]
+    layout = folder_layout(keys, metadata, known_names, folder.resolve().name)
     progress = _Progress([*listing.refused, *metadata.refused, *layout.refused])
     with new_folder(data_dir, overwrite) as part_dir:
         counts = _write_splits(part_dir, folder, listing, layout, progress, num_processes)

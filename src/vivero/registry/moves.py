@@ -25,7 +25,7 @@ from vivero.tracking.store import open_client, refusals
 EVENT_TAG = "vivero.event."
 MOVE_TAG = "vivero.move"
 CLAIMANT_TAG = "vivero.claimant"
-MAX_WHY_LETTERS = 3000  # MLflow's database keeps 5000 letters of a tag, with the rest of the event
+MAX_WHY_LETTERS = 2000  # MLflow's database keeps 5000 letters of a tag, with the rest of the event
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def new_event(
 ) -> Event:
     """A move by this user, now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Event(action, champion, former, user_name(), why[:MAX_WHY_LETTERS], now, verdict_sha256)
+    said = "".join(letter if letter.isprintable() else " " for letter in why)[:MAX_WHY_LETTERS]
+    return Event(action, champion, former, user_name(), said, now, verdict_sha256)
 
 
 def history(root: Path, name: str) -> list[Event]:
@@ -127,7 +128,7 @@ def _carry_out(root: Path, name: str, number: int, event: Event, claim_id: str) 
     with refusals(tracking_uri(root)):
         _set_aliases(client, name, event)
         key = f"{EVENT_TAG}{number:06}"
-        client.set_registered_model_tag(name, key, json.dumps(asdict(event)))
+        client.set_registered_model_tag(name, key, json.dumps(asdict(event), ensure_ascii=False))
         recorded = _recorded(root, name)
         if max(recorded) != number:
             _set_aliases(client, name, recorded[max(recorded)])
@@ -143,7 +144,7 @@ def _set_aliases(client: Any, name: str, event: Event) -> None:
 def _claim(client: Any, root: Path, name: str, number: int, event: Event) -> str | None:
     """Id of the claim; None when another has it."""
     claimant = uuid.uuid4().hex  # a request that HTTP repeated finds its own claim
-    tags = {MOVE_TAG: json.dumps(asdict(event)), CLAIMANT_TAG: claimant}
+    tags = {MOVE_TAG: json.dumps(asdict(event), ensure_ascii=False), CLAIMANT_TAG: claimant}
     claim_name = _claim_name(name, number)
     try:
         made = client.create_experiment(

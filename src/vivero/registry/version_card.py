@@ -80,7 +80,6 @@ PROTOCOL: Rows = (
     ("made with", "evaluate/metrics.json#/protocol/sampler"),
     ("features of", "evaluate/metrics.json#/protocol/extractor"),
     ("real images compared with", "evaluate/metrics.json#/protocol/reference_n"),
-    ("verdict of the gates", "judge/verdict.json#/verdict"),
 )
 TRACE: Rows = (
     ("commit of the code", "train/bundle/lineage.json#/code_commit"),
@@ -135,9 +134,10 @@ TRACE_PROSE = """\
 `vivero lineage` leads from an image, a version, a commit or the data to all the others.
 `git checkout COMMIT && dvc repro` makes it again."""
 VERSIONS = """\
-`vivero models` lists the versions, `vivero models history` who promoted which and why. The files
-of a version are signed, and refused when one of them was altered. Questions, complaints and reports
-of misuse go to the contact named above; where it is unknown, to who gave you the model."""
+`vivero models` lists the versions and what the gates said of each, `vivero models history` who
+promoted which and why: that may change after this card was signed, so it does not stand here. The
+files of a version are signed, and refused when one of them was altered. Questions, complaints and
+reports of misuse go to the contact named above; where it is unknown, to who gave you the model."""
 
 
 def version_card(records: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Command `judge`: hold the candidate's report against the limits and the champion's report.
 
 Outside DVC, because who is champion is a state of the world: DVC would not see it change. A verdict
-that made its candidate the champion stands, until its report or the settings of `judge` are others.
+that let the champion pass stays, until its report, the settings of `judge` or a gate are others.
 """
 
 import logging
@@ -20,7 +20,7 @@ from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.conditions import export_gate, tree_gate
-from vivero.registry.gates import LETS_PASS, judge
+from vivero.registry.gates import LETS_PASS, Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
 from vivero.registry.verdict_page import MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
@@ -35,86 +35,85 @@ from vivero.registry.versions import (
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, root: Path) -> dict[str, Any]:
-    """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge.
-
-    Returns:
-        What verdict.json holds.
-    """
+def run(config: Config, root: Path) -> Verdict:
+    """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge."""
     started_at = time.monotonic()
     candidate = read_report(root)
-    weights_sha256 = (candidate.get("lineage") or {}).get("weights_sha256")
+    lineage = candidate.get("lineage") or {}
     champion = find_alias(root, config.registration.model_name, CHAMPION)
+    weights_sha256 = lineage.get("weights_sha256")
     is_champion_itself = champion is not None and champion.weights_sha256 == weights_sha256
+    conditions = (
+        tree_gate(root, lineage, config.judge.require_clean_tree),
+        export_gate(root, weights_sha256),
+    )
+    report, latency = None, None
+    if champion is not None and not is_champion_itself:
+        report = champion_report(root, champion, candidate)
+        if config.judge.latency_budget_s:
+            latency = latency_beside(root, champion, config)
+    gain = None if latency is None else latency.gain
+    verdict = judge(
+        candidate, report, config.judge, conditions, gain, is_champion=is_champion_itself
+    )
     basis = {
         "weights_sha256": weights_sha256,
         "report_sha256": sha256_of_file(artifacts_dir(root, "evaluate") / "metrics.json"),
         "settings": config.judge.model_dump(mode="json"),
     }
     folder = artifacts_dir(root, "judge")
-    made = _standing(folder, basis) if is_champion_itself else None
-    if made is None:
-        made = {**_judged(config, root, candidate, champion, is_champion_itself), **basis}
-        write_json(folder / "verdict.json", made)
-        write_text(folder / "verdict.md", verdict_markdown(made))
-        if not plot_verdict(made, folder / "verdict.png"):
-            (folder / "verdict.png").unlink(missing_ok=True)  # of an earlier comparison
-    else:
-        log.info("judge: it is the champion already; the verdict that made it so stands")
-    _summarise(made, folder, time.monotonic() - started_at)
-    return made
+    stands = is_champion_itself and _stands(folder, basis, verdict)
+    if not stands:
+        _write(
+            folder,
+            {
+                **verdict.as_json(),
+                **basis,
+                "champion": None if champion is None else champion.version,
+                "is_champion_itself": is_champion_itself,
+                "latency_ms": None
+                if latency is None
+                else {"candidate": latency.candidate_ms, "champion": latency.champion_ms},
+            },
+        )
+    _summarise(verdict, stands, folder, time.monotonic() - started_at)
+    return verdict
 
 
-def _standing(folder: Path, basis: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The verdict that let the champion pass, if it was made from the same."""
+def _stands(folder: Path, basis: Mapping[str, Any], verdict: Verdict) -> bool:
+    """Whether verdict.json is the one that let the champion pass, and no gate says otherwise now.
+
+    Args:
+        folder: Where verdict.json may be.
+        basis: What it must have been made from.
+        verdict: The present one, of limits and conditions alone.
+    """
     path = folder / "verdict.json"
-    found = dict(read_json(path)) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
+    if found.get("verdict") not in LETS_PASS:
+        return False
     is_same = all(found.get(key) == value for key, value in basis.items())
-    return found if is_same and found.get("verdict") in LETS_PASS else None
+    alone = [gate for gate in verdict.as_json()["gates"] if gate["name"] != "champion"]
+    return is_same and all(gate in found["gates"] for gate in alone)
 
 
-def _judged(
-    config: Config,
-    root: Path,
-    candidate: dict[str, Any],
-    champion: ModelVersion | None,
-    is_champion_itself: bool,
-) -> dict[str, Any]:
-    report, latency = None, None
-    if champion is not None and not is_champion_itself:
-        report = champion_report(root, champion, candidate)
-        if config.judge.latency_budget_s:
-            latency = latency_beside(root, champion, config)
-    lineage = candidate.get("lineage") or {}
-    conditions = (
-        tree_gate(root, lineage, config.judge.require_clean_tree),
-        export_gate(root, lineage.get("weights_sha256")),
-    )
-    gain = None if latency is None else latency.gain
-    verdict = judge(
-        candidate, report, config.judge, conditions, gain, is_champion=is_champion_itself
-    )
-    return {
-        **verdict.as_json(),
-        "champion": None if champion is None else champion.version,
-        "is_champion_itself": is_champion_itself,
-        "latency_ms": None
-        if latency is None
-        else {"candidate": latency.candidate_ms, "champion": latency.champion_ms},
-    }
+def _write(folder: Path, made: dict[str, Any]) -> None:
+    write_json(folder / "verdict.json", made)
+    write_text(folder / "verdict.md", verdict_markdown(made))
+    if not plot_verdict(made, folder / "verdict.png"):
+        (folder / "verdict.png").unlink(missing_ok=True)  # of an earlier comparison
 
 
-def _summarise(verdict: Mapping[str, Any], folder: Path, seconds: float) -> None:
-    gates = verdict["gates"]
-    for gate in gates:
-        log.info("judge: %s  %s", MARKS[gate["passed"]], gate["reason"])
-    log.info("judge: verdict %s", verdict["verdict"])
-    passed = sum(gate["passed"] is True for gate in gates)
-    summary = {
-        "stage": "judge",
-        "seconds": round(seconds, 2),
-        "made": f"verdict '{verdict['verdict']}', {passed} of {len(gates)} gates passed",
-    }
+def _summarise(verdict: Verdict, stands: bool, folder: Path, seconds: float) -> None:
+    for gate in verdict.gates:
+        log.info("judge: %s  %s", MARKS[gate.passed], gate.reason)
+    log.info("judge: verdict %s", verdict.verdict)
+    passed = sum(gate.passed is True for gate in verdict.gates)
+    made = f"verdict '{verdict.verdict}', {passed} of {len(verdict.gates)} gates passed"
+    if stands:
+        made += "; artifacts/judge keeps the verdict that let it pass"
+        log.info("judge: the verdict that let it pass stays in artifacts/judge")
+    summary = {"stage": "judge", "seconds": round(seconds, 2), "made": made}
     write_json(folder / "summary.json", summary)
 
 

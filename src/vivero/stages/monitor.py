@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -160,6 +161,8 @@ def run(
     (log.warning if decision.trigger else log.info)("monitor: %s", made)
     seconds = round(time.monotonic() - started_at, 2)
     write_json(folder / "summary.json", {"stage": NAME, "seconds": seconds, "made": made})
+    if decision.trigger and found.report is not None:
+        keep(folder, folder / LAST_ALARM)
     return decision
 
 
@@ -261,17 +264,16 @@ def write(folder: Path, facts: dict[str, Any], found: Found, decision: Decision)
         verdict = "Drift, held back"
     shown = {name: value for name, value in facts.items() if name != "reasons"}
     write_drift_page(folder / "report.html", verdict, decision.reasons, parts, shown)
-    if report is not None and report.is_alarm:
-        _keep(folder)
 
 
-def _keep(folder: Path) -> None:
-    """Copy what was just written to last_alarm/: the next call may find nothing new."""
-    kept, part = folder / LAST_ALARM, folder / f".{LAST_ALARM}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part, ignore=shutil.ignore_patterns(kept.name, part.name))
-    shutil.rmtree(kept, ignore_errors=True)
-    part.rename(kept)
+def keep(folder: Path, kept: Path) -> None:
+    """Copy what asks for training to where later calls, which may find nothing, leave it alone."""
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".part-") as part:
+        new, former = Path(part) / "new", Path(part) / "former"
+        shutil.copytree(folder, new, ignore=shutil.ignore_patterns(LAST_ALARM, ".part-*"))
+        if kept.exists():
+            kept.rename(former)
+        new.rename(kept)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from vivero.processes import run_stage
 from vivero.registry.lineage_tags import tag_everywhere
 from vivero.registry.registration import Candidate, register_version
 from vivero.registry.version_card import version_card
-from vivero.registry.versions import ModelVersion, bring_here
+from vivero.registry.versions import ModelVersion
 from vivero.tracking.journal import read_journal
 from vivero.tracking.mirror import reconcile
 
@@ -30,7 +30,6 @@ RECORDS = (  # below artifacts/: what the card is made of
     "train/bundle/config.json",
     "train/bundle/lineage.json",
     "evaluate/metrics.json",
-    "judge/verdict.json",
 )
 
 log = logging.getLogger(__name__)
@@ -62,9 +61,6 @@ def run(config: Config, root: Path) -> ModelVersion:
         per_image_path=evaluate_dir / "per_image.safetensors",
     )
     version, is_new = register_version(root, name, candidate)
-    if not is_new:  # the card is the one that was signed, not one about what was judged since
-        signed = bring_here(root, version) / card_path.name
-        write_text(card_path, signed.read_text(encoding="utf-8"))
     data_name = records["prepare_data/images/card.json"]["name"]
     lineage = records["train/bundle/lineage.json"]
     tag_everywhere(root, version, ids.run_id, lineage, data_name)

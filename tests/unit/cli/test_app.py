@@ -69,10 +69,18 @@ def test_outside_a_clone_it_says_where_to_go(tmp_path: Path):
     assert "inside a clone of the repository" in result.stderr
 
 
-def test_a_mistake_in_the_settings_is_said_before_anything_starts(tmp_path: Path):
+@pytest.mark.parametrize("command", ["judge", "register", "check-drift"])
+def test_what_runs_each_time_has_no_option_to_be_forced(command: str):
+    result = vivero(command, "--force")
+    assert result.returncode == 2
+    assert "No such option: --force" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_mistake_in_the_settings_is_said_before_anything_starts(command: str, tmp_path: Path):
     text = (REPOSITORY / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("batch_images: 64", "batch_images: many"))
-    result = vivero("run", cwd=tmp_path)
+    result = vivero(command, cwd=tmp_path)
     assert result.returncode == 1
     assert "train.batch_images" in result.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[3]
     [
         lambda: running.run_experiment(force=False),
         lambda: running.run_one_stage("train", outside_dvc=False, force=False),
+        lambda: running.run_one_stage("judge", outside_dvc=True, force=False),
     ],
 )
 def test_a_second_run_is_refused_before_it_starts_anything(
@@ -34,6 +35,15 @@ def test_a_second_run_is_refused_before_it_starts_anything(
     ):
         second()
     assert not (tmp_path / "data").exists()
+
+
+def test_after_an_alarm_it_says_how_to_train_again(capsys: pytest.CaptureFixture[str]):
+    running._say_how_to_train_again({"trigger": False, "source": "in"})
+    assert capsys.readouterr().err == ""
+    running._say_how_to_train_again({"trigger": True, "source": "my photos"})
+    said = capsys.readouterr().err
+    assert "vivero data import 'my photos' --append && dvc add data" in said
+    assert "git commit -m 'what came in' data.dvc && vivero run" in said
 
 
 def test_names_of_figures_are_shown_whole():

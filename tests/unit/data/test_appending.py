@@ -7,7 +7,7 @@ import pytest
 from PIL import PngImagePlugin
 
 from tests.unit.data.pictures import encoded, picture
-from vivero.data.appending import append_folder, bring_here
+from vivero.data.appending import PRESENT, append_folder, bring_here, left_out_path, read_left_out
 from vivero.data.imagefolder import import_folder
 from vivero.data.incoming import Arrival, FolderSource
 from vivero.data.provenance import PROVENANCE_KEY
@@ -74,6 +74,118 @@ def test_a_class_that_the_data_does_not_know_is_refused_with_its_reason(
     [_, refused] = read_quarantine(data_dir / "quarantine.parquet")
     assert (refused.path, refused.reason) == ("ring/10.png", "unknown_class")
     assert refused.detail == "its class is ring; the data set has bar, disc"
+
+
+def labels_added(data_dir: Path) -> dict[str, int | None]:
+    """Label by path of all that came after the first import."""
+    return {row.path or "": row.label for row in rows_of(data_dir) if row.key.startswith("added/")}
+
+
+def test_one_class_alone_gets_its_own_label(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "disc", 10, 11)
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert report.text() == "added 2 images, 0 were there already, refused none"
+    assert labels_added(data_dir) == {"disc/10.png": 1, "disc/11.png": 1}
+
+
+def test_dated_prefixes_are_passed_over_on_the_way_to_the_class(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "monday/bar", 10)
+    put(tmp_path / "new", "tuesday/disc", 11)
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert (report.counts, report.reasons) == ({"train": 2}, {})
+    assert labels_added(data_dir) == {"monday/bar/10.png": 0, "tuesday/disc/11.png": 1}
+
+
+def test_the_nearest_folder_with_the_name_of_a_class_counts(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "camera/2024/disc", 10)
+    put(tmp_path / "new", "disc/batch_3/raw", 11)
+    put(tmp_path / "new", "bar/disc", 12)
+    append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert labels_added(data_dir) == {
+        "bar/disc/12.png": 1,
+        "camera/2024/disc/10.png": 1,
+        "disc/batch_3/raw/11.png": 1,
+    }
+
+
+def test_one_class_alone_in_split_folders_keeps_its_splits(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "train/disc", 10)
+    put(tmp_path / "new", "test/disc", 11)
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert report.counts == {"train": 1, "test": 1}
+    assert labels_added(data_dir) == {"train/disc/10.png": 1, "test/disc/11.png": 1}
+
+
+def test_only_what_lies_below_no_class_is_refused(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "monday/ring", 10)
+    put(tmp_path / "new", "monday/disc", 11)
+    put(tmp_path / "new", ".", 12)
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert (report.counts, report.reasons) == ({"train": 1}, {"unknown_class": 2})
+    details = {row.path: row.detail for row in read_quarantine(data_dir / "quarantine.parquet")}
+    assert details["monday/ring/10.png"] == "its class is ring; the data set has bar, disc"
+    assert details["12.png"] == "its class is not given; the data set has bar, disc"
+
+
+@pytest.mark.parametrize("kind", [".", "monday", "ring"])
+def test_a_source_named_like_a_class_is_one_where_no_folder_in_it_is(
+    data_dir: Path, tmp_path: Path, kind: str
+):
+    put(tmp_path / "disc", kind, 10)
+    append_folder(tmp_path / "disc", data_dir, num_processes=1)
+    assert list(labels_added(data_dir).values()) == [1]
+
+
+def test_a_source_named_like_a_class_is_none_where_a_folder_in_it_is(
+    data_dir: Path, tmp_path: Path
+):
+    put(tmp_path / "disc", "bar", 10)
+    put(tmp_path / "disc", ".", 11)
+    report = append_folder(tmp_path / "disc", data_dir, num_processes=1)
+    assert labels_added(data_dir) == {"bar/10.png": 0}
+    assert report.reasons == {"unknown_class": 1}
+
+
+def test_folders_above_the_source_say_nothing_of_its_class(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "disc" / "monday", ".", 10)
+    report = append_folder(tmp_path / "disc" / "monday", data_dir, num_processes=1)
+    assert report.reasons == {"unknown_class": 1}
+
+
+def test_metadata_is_believed_rather_than_the_folders(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "disc", 10, 11, 12)
+    (tmp_path / "new" / "metadata.csv").write_text(
+        "file_name,label\ndisc/10.png,bar\ndisc/11.png,ring\n"
+    )
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert labels_added(data_dir) == {"disc/10.png": 0}
+    assert report.reasons == {"metadata": 1, "not_in_metadata": 1, "unknown_class": 1}
+
+
+def test_a_data_set_without_classes_takes_images_of_any_folder(tmp_path: Path):
+    put(tmp_path / "old", ".", 1, 2)
+    import_folder(tmp_path / "old", tmp_path / "data", num_processes=1)
+    put(tmp_path / "new", "monday/bar", 10)
+    put(tmp_path / "new", "tuesday", 11)
+    append_folder(tmp_path / "new", tmp_path / "data", num_processes=1)
+    assert labels_added(tmp_path / "data") == {"monday/bar/10.png": None, "tuesday/11.png": None}
+
+
+def test_reasons_outlive_an_import_that_added_nothing(data_dir: Path, tmp_path: Path):
+    put(tmp_path / "new", "ring", 10)
+    put(tmp_path / "new", "disc", 3)
+    before, path = sha256_of_dir(data_dir), left_out_path(data_dir)
+    report = append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert report.text() == (
+        "added 0 images, 1 were there already, refused unknown_class 1; "
+        f"the data is as it was; {path} says why"
+    )
+    assert sha256_of_dir(data_dir) == before
+    left_out = {row.path: row.reason for row in read_left_out(data_dir)}
+    assert left_out == {"disc/3.png": PRESENT, "ring/10.png": "unknown_class"}
+    put(tmp_path / "new", "disc", 11)
+    append_folder(tmp_path / "new", data_dir, num_processes=1)
+    assert read_left_out(data_dir) == []
 
 
 def test_files_that_are_no_images_leave_the_data_as_it_was(data_dir: Path, tmp_path: Path):

@@ -111,7 +111,8 @@ def test_a_package_is_unpacked_without_root(packed_dir, tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(sources.subprocess, "run", fake_run)
-    assert fetch_fashion_mnist(tmp_path / "data", tmp_path / "work").way == "downloaded Debian package"
+    report = fetch_fashion_mnist(tmp_path / "data", tmp_path / "work")
+    assert report.way == "downloaded Debian package"
     assert [command[0] for command in commands] == ["apt-get", "apt-get", "apt-get", "dpkg-deb"]
     assert "update" in commands[1]
 

@@ -260,3 +260,14 @@ def test_a_model_that_takes_too_long_is_refused(root: Path, tiny_config: Config)
     candidate = candidate_of(root, tiny_config)
     with pytest.raises(PromotionError, match=r"within 0.01 s in a clean process.*check_timeout_s"):
         check_in_clean_process(candidate.bundle_dir, num_images=1, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("letter", ["\u6a21", '"', "\x01", "\n"])
+def test_a_reason_of_any_letters_fits_what_mlflow_keeps(
+    three_versions: Path, tiny_config: Config, letter: str
+):
+    root = three_versions
+    event = promote(root, Request(NAME, "1", None, letter * 4000), tiny_config.promote)
+    assert history(root, NAME) == [event]
+    tags = open_client(root).get_registered_model(NAME).tags
+    assert max(len(value) for value in tags.values()) < 5000

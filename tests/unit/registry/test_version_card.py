@@ -58,7 +58,6 @@ def records() -> dict[str, Any]:
             "weights_sha256": "e" * 64,
         },
         "evaluate/metrics.json": {**report(219.66230249950786), "lineage": {}},
-        "judge/verdict.json": {"verdict": "first"},
     }  # fmt: skip
 
 
