@@ -1,8 +1,8 @@
 """`make propose`: a pull request with the new dvc.lock, where the gates let the candidate pass.
 
 Standard library, `git` and `gh` only; it runs nothing of what was trained. The branch is named by
-the run, so a second start finds it and changes nothing. GitHub starts no workflow for what
-GITHUB_TOKEN pushes, so nothing can go round in circles; ci is then asked for by name.
+the alarm or the run, so a second start finds it and changes nothing. GitHub starts no workflow for
+what GITHUB_TOKEN pushes, so nothing can go round in circles; ci is then asked for by name.
 """
 
 import json
@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infra.github.branches import alarm_branch, is_on_remote, run_branch
 from infra.github.commits import commit_file, git
 
-PASSED = ("promote", "first")
+SAME = "champion"  # the retraining made the champion's own weights again
+PASSED = ("promote", "first", SAME)
 FILES = {"dvc.lock": 1_000_000, "data.dvc": 10_000}  # and their largest size, bytes
 TEXT = re.compile(r"[^\x00-\x1f\x7f`<>\[\]|@]{1,300}")
 
@@ -25,37 +27,46 @@ class ProposalError(ValueError):
     """What was handed over is not what a training leaves."""
 
 
-def propose(root: Path, folder: Path, run_id: str) -> str | None:
-    """Commit what was made on branch runs/github-RUN_ID and open its pull request.
+def propose(root: Path, folder: Path, run_id: str, alarm_key: str = "") -> str | None:
+    """Commit what was made on a branch of its own and open its pull request.
 
     Args:
         root: A checkout of the commit that was trained.
         folder: What `make retrain` left.
-        run_id: Of the run, in digits.
+        run_id: Of the run, in digits; the branch is runs/github-RUN_ID.
+        alarm_key: Of the alarm that asked for it; the branch is then runs/alarm-KEY.
 
     Returns:
         The branch; None when the gates said no, or nothing changed.
 
     Raises:
-        ProposalError: When a file is missing, too big or not of its form.
+        ProposalError: When a file, the run or the alarm is missing, too big or not of its form.
     """
     verdict = _read(folder / "verdict.json")
     if verdict.get("verdict") not in PASSED:
         return None
-    if not re.fullmatch(r"[0-9]{1,20}", run_id):
-        raise ProposalError(f"the run's id must be digits; got {run_id!r}")
+    try:
+        branch = alarm_branch(alarm_key) if alarm_key else run_branch(run_id)
+    except ValueError as error:
+        raise ProposalError(str(error)) from error
     for name, limit in FILES.items():
         if (folder / name).is_symlink() or (folder / name).stat().st_size > limit:
             raise ProposalError(f"{name} is no file of at most {limit} bytes")
         shutil.copyfile(folder / name, root / name)
     if not any([commit_file(root, name) for name in ("data.dvc", "dvc.lock")]):
         return None
-    branch = f"runs/github-{run_id}"
-    if not git(root, "ls-remote", "origin", f"refs/heads/{branch}"):
+    if not is_on_remote(root, branch):
         git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
     body = describe(verdict, _read(folder / "registered.json"))
-    _open_pull_request(root, branch, body)
+    _open_pull_request(root, branch, title(verdict), body)
     return branch
+
+
+def title(verdict: dict[str, Any]) -> str:
+    """The pull request's title."""
+    if verdict["verdict"] == SAME:
+        return "Retrained: dvc.lock changed, the champion is the same"
+    return "Retrained: dvc.lock of a candidate that passed the gates"
 
 
 def describe(verdict: dict[str, Any], registered: dict[str, Any]) -> str:
@@ -63,15 +74,29 @@ def describe(verdict: dict[str, Any], registered: dict[str, Any]) -> str:
     version = str(registered.get("version"))
     if not re.fullmatch(r"[0-9]{1,9}", version):
         raise ProposalError(f"registered.json names no version; got {version!r}")
-    lines = [f"Version {version} is registered; the gates say '{verdict['verdict']}'.", ""]
+    lines = [_finding(verdict["verdict"], version), ""]
     lines += ["| gate | passed | why |", "| --- | --- | --- |"]
     for gate in verdict.get("gates", []):
         mark = "yes" if gate["passed"] is True else "no"
         lines.append(f"| {_text(gate['name'])} | {mark} | {_text(gate['reason'])} |")
-    lines += ["", "Merging this makes its `dvc.lock` that of the main branch. The champion stays"]
-    lines += ["as it is until the workflow `promote` is started by hand and approved, with"]
-    lines += [f"version {version} and the version that is champion now."]
+    lines += ["", "Merging this makes its `dvc.lock` that of the main branch."]
+    lines.append(_next_step(verdict["verdict"], version))
     return "\n".join(lines) + "\n"
+
+
+def _finding(name: str, version: str) -> str:
+    if name == SAME:
+        return f"The retraining made the weights of version {version} again, which is champion."
+    return f"Version {version} is registered; the gates say '{name}'."
+
+
+def _next_step(name: str, version: str) -> str:
+    if name == SAME:
+        return "The champion is the same before and after; nothing else is to be done."
+    return (
+        "The champion stays as it is until the workflow `promote` is started by hand and approved, "
+        f"with version {version} and the version that is champion now."
+    )
 
 
 def _text(value: object) -> str:
@@ -89,11 +114,10 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _open_pull_request(root: Path, branch: str, body: str) -> None:
+def _open_pull_request(root: Path, branch: str, title: str, body: str) -> None:
     listed = _gh(root, "pr", "list", "--head", branch, "--state", "all", "--json", "number")
     if json.loads(listed):
         return
-    title = "Retrained: dvc.lock of a candidate that passed the gates"
     base = os.environ.get("GITHUB_REF_NAME", "main")
     options = ["--head", branch, "--base", base, "--title", title, "--body-file", "-"]
     _gh(root, "pr", "create", *options, text=body)
@@ -110,7 +134,12 @@ def _gh(root: Path, *arguments: str, text: str = "") -> str:
 def main() -> None:
     """Propose; 1 = what was handed over is refused, or GitHub or git refused."""
     try:
-        branch = propose(Path.cwd(), Path(sys.argv[1]), os.environ.get("GITHUB_RUN_ID", ""))
+        branch = propose(
+            Path.cwd(),
+            Path(sys.argv[1]),
+            run_id=os.environ.get("GITHUB_RUN_ID", ""),
+            alarm_key=os.environ.get("ALARM_KEY", ""),
+        )
     except (ProposalError, OSError) as error:
         sys.exit(f"propose: {error}")
     except subprocess.CalledProcessError as error:

@@ -9,13 +9,22 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
+from infra.github.branches import checked_key
 from vivero.errors import ConfigError
 
 DISPATCH_TYPE = "vivero-drift"
 HOSTED = "ubuntu-24.04"
-Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f`<>]*$")]
+# As long as the sentence of a drift report in which every test alarms, twice over.
+Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f`<>]*$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 
 
@@ -30,18 +39,24 @@ class Inputs(BaseModel):
 
 
 class Alarm(BaseModel):
-    """What the monitor sends (artifacts/monitor/decision.json): it names causes, never commands."""
+    """What the monitor sends (artifacts/monitor/decision.json): it names causes, never commands.
+
+    idempotency_key: stands for one alarm, however often it is sent; it becomes part of a branch.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     trigger: bool
     reasons: Annotated[list[Line], Field(min_length=1, max_length=20)]
-    idempotency_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]{1,128}$")]
+    idempotency_key: Annotated[str, AfterValidator(checked_key)]
     num_new: Annotated[int, Field(ge=0)]
 
 
 class Request(BaseModel):
-    """Why, on which machine, and how. has_new_data: bring new images in first."""
+    """Why, on which machine, and how.
+
+    has_new_data: bring new images in first. alarm_key: of the alarm that asks; empty = none does.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +64,7 @@ class Request(BaseModel):
     runner: Label = HOSTED
     force: bool = False
     has_new_data: bool = False
+    alarm_key: str = ""
 
     @property
     def labels(self) -> list[str]:
@@ -65,8 +81,12 @@ def read_request(event_name: str, event: dict[str, Any], default_runner: str) ->
     try:
         return _read(event_name, event, default_runner or HOSTED)
     except ValidationError as error:
-        fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"the event '{event_name}' is refused: {fields}") from error
+        raise ConfigError(f"the event '{event_name}' is refused: {mistakes(error)}") from error
+
+
+def mistakes(error: ValidationError) -> str:
+    """The fields that are not of their form, and why, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
 
 
 def _read(event_name: str, event: dict[str, Any], default_runner: str) -> Request:
@@ -89,7 +109,12 @@ def _alarm(event: dict[str, Any], default_runner: str) -> Request:
     alarm = Alarm.model_validate(event.get("client_payload"))
     if not alarm.trigger:
         raise ConfigError("the monitor's decision is not to train; it should not have been sent")
-    return Request(reason="; ".join(alarm.reasons), runner=default_runner, has_new_data=True)
+    return Request(
+        reason="; ".join(alarm.reasons),
+        runner=default_runner,
+        has_new_data=True,
+        alarm_key=alarm.idempotency_key,
+    )
 
 
 def request_of_this_run() -> Request:

@@ -1,7 +1,8 @@
 """`make retrain`: bring every artifact up to date, judge and register; the alias stays where it is.
 
-The same stages, by DVC alone, that the flow `experiment` runs; what each made is pushed before the
-next one starts, so that neither a lost machine nor credentials that ran out lose more than one.
+The same stages, by DVC alone, that the flow `experiment` runs; what each made, and its entry of the
+run cache, is pushed before the next one starts. So neither a lost machine nor credentials that ran
+out lose more than one, and what was made once is not made again, whatever the gates said of it.
 What a pull request then proposes lies in work/proposal: dvc.lock, data.dvc, verdict.json and
 registered.json.
 """
@@ -14,14 +15,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from infra.github.commits import commit_file
+from infra.github.commits import commit_file, git
 from infra.github.outputs import add_summary, set_outputs
 from vivero.cli.planning import stage_order
 from vivero.config.environment import read_environment
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import ConfigError, StageError, ViveroError
-from vivero.files import read_json
+from vivero.files import read_json, write_text
 from vivero.processes import run_in_group
+from vivero.storage.stores import mend_run_cache
 
 ACTS = ("check_drift", "judge", "register")  # not promote: who may is asked by promote.yml
 DVC, VIVERO = ("-m", "dvc"), ("-m", "vivero.cli.app")
@@ -44,21 +46,42 @@ def retrain(root: Path, *, force: bool, has_new_data: bool) -> dict[str, object]
     _python(root, "data", *VIVERO, "data", "fetch")
     if has_new_data:
         take_in(root)
-    options = ["--pull", "--allow-missing"] if shares else []
-    if force:
-        options += ["--force", "--single-item"]
-    for stage in ("data.dvc", *stage_order(root)):
-        if stage != "data.dvc":
-            _python(root, stage, *DVC, "repro", *options, stage)
-        if shares:
-            _python(root, f"push of {stage}", *DVC, "push", "--quiet", stage)
-    if shares:
-        _python(root, "pull", *DVC, "pull", "--quiet")
+    make_all(root, shares=shares, force=force)
     for act in ACTS:
         with signing_key(pem if act == "register" else "") as key:  # the others verify, at most
             _python(root, act, "-m", f"vivero.stages.{act}", **key)
     verdict: dict[str, object] = read_json(artifacts_dir(root, "judge") / "verdict.json")
     return verdict
+
+
+def make_all(root: Path, *, shares: bool, force: bool) -> None:
+    """Bring every stage up to date; each is made, or brought from the run cache, then pushed.
+
+    Args:
+        root: The checkout; its data/ is here already.
+        shares: Whether there is a remote to bring from and to push to.
+        force: Run every stage, also those that are up to date.
+
+    Raises:
+        StageError: When a stage or a transfer fails.
+    """
+    mend_run_cache(root)
+    options = ["--pull", "--allow-missing"] if shares else []
+    if force:
+        options += ["--force", "--single-item"]
+    if shares:
+        _push(root, "data.dvc")
+    for stage in stage_order(root):
+        _python(root, stage, *DVC, "repro", *options, stage)
+        if shares:
+            _push(root, stage)
+    if shares:
+        _python(root, "pull", *DVC, "pull", "--quiet")
+
+
+def _push(root: Path, target: str) -> None:
+    """Send what a stage made and that it made it: without its run cache it would be made again."""
+    _python(root, f"push of {target}", *DVC, "push", "--quiet", "--run-cache", target)
 
 
 @contextlib.contextmanager
@@ -82,7 +105,7 @@ def signing_key(pem: str) -> Iterator[dict[str, str]]:
 
 
 def take_in(root: Path) -> None:
-    """Add what VIVERO_INCOMING holds to data/, hold it to its contract, move and commit data.dvc.
+    """Add what VIVERO_INCOMING holds to data/, move data.dvc, validate, commit data.dvc.
 
     Committed before the training, so that its lineage names a clean tree; `make propose` makes the
     same commit again.
@@ -94,9 +117,21 @@ def take_in(root: Path) -> None:
             "to a folder or an s3:// prefix"
         )
     _python(root, "import", *VIVERO, "data", "import", source, "--out", "data", "--append")
-    _python(root, "validate_data", "-m", "vivero.stages.validate_data")
-    _python(root, "dvc add", *DVC, "add", "--quiet", "data")
+    _move_to_what_is_valid(root)
     commit_file(root, "data.dvc")
+
+
+def _move_to_what_is_valid(root: Path) -> None:
+    """Move data.dvc, then validate: a stage reads only what data.dvc says. A failure undoes it."""
+    path = root / "data.dvc"
+    before = path.read_text(encoding="utf-8")
+    _python(root, "dvc add", *DVC, "add", "--quiet", "data")
+    try:
+        _python(root, "validate_data", "-m", "vivero.stages.validate_data")
+    except BaseException:
+        write_text(path, before)
+        git(root, "add", "--", "data.dvc")  # dvc add has staged the new one (core.autostage)
+        raise
 
 
 def use_remote(root: Path) -> bool:

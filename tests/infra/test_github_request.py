@@ -4,16 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from infra.github import dispatch as dispatching
+from infra.github import plan
 from infra.github.dispatch import payload
 from infra.github.outputs import set_outputs
 from infra.github.plan import decide, describe
 from infra.github.request import HOSTED, Request, read_request, request_of_this_run
 from vivero.cli.planning import PlannedStage
+from vivero.config.load import load_config
 from vivero.errors import ConfigError
+from vivero.evaluation.drift import Labels, drift_report
 
-ALARM = {"trigger": True, "reasons": ["blur"], "idempotency_key": "2026-11-21:7", "num_new": 60}
+REPOSITORY = Path(__file__).parents[2]
+KEY = "monitor-vivero-3-0a1b2c3d"
+ALARM = {"trigger": True, "reasons": ["blur"], "idempotency_key": KEY, "num_new": 60}
 
 
 def dispatch(**changes: Any) -> dict[str, Any]:
@@ -43,6 +51,7 @@ def test_an_alarm_of_the_monitor_brings_new_data():
     request = read_request("repository_dispatch", dispatch(), "")
     assert request.has_new_data
     assert request.reason == "blur"
+    assert request.alarm_key == KEY
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,9 @@ def test_an_alarm_of_the_monitor_brings_new_data():
         ("repository_dispatch", dispatch(reasons=["<img src=x>"]), "reasons"),
         ("repository_dispatch", dispatch(reasons=["`id`"]), "reasons"),
         ("repository_dispatch", dispatch(idempotency_key="$(id)"), "idempotency_key"),
+        ("repository_dispatch", dispatch(idempotency_key="a:b"), "key of an alarm must be"),
+        ("repository_dispatch", dispatch(idempotency_key=7), "idempotency_key"),
+        ("repository_dispatch", dispatch(reasons=["x" * 501]), "reasons"),
         ("repository_dispatch", dispatch(trigger=False), "not to train"),
         ("workflow_dispatch", {"inputs": {"runner": "gpu; id"}}, "runner"),
         ("workflow_dispatch", {"inputs": {"runner": '"], "x": ["'}}, "runner"),
@@ -86,6 +98,60 @@ def test_what_the_monitor_sends_is_what_is_read():
     assert set(sent["client_payload"]) == set(ALARM)
 
 
+def test_the_sentence_of_five_alarming_tests_is_short_enough_to_be_sent():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(200, 32, generator=generator)
+    current = 4 * torch.randn(200, 32, generator=generator) + 2
+    labels = Labels(np.array([190, 10]), np.array([10, 190]))
+    settings = load_config(REPOSITORY / "params.yaml").check_drift
+    report = drift_report(reference, current, settings, generator, labels)
+    assert [test.is_alarm for test in report.tests] == [True] * 5
+    sentence = report.sentence()
+    assert len(sentence) > 200
+    sent = payload({**ALARM, "reasons": [sentence]})
+    event = {"action": sent["event_type"], "client_payload": sent["client_payload"]}
+    assert read_request("repository_dispatch", event, "").reason == sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reasons": ["two\nlines"]}, "reasons.0"),
+        ({"idempotency_key": "a..b"}, "key of an alarm must be"),
+        ({"num_new": None}, "num_new"),
+    ],
+)
+def test_a_decision_that_would_be_refused_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+):
+    (tmp_path / "params.yaml").touch()
+    decision = tmp_path / "artifacts/monitor/decision.json"
+    decision.parent.mkdir(parents=True)
+    decision.write_text(json.dumps({**ALARM, **changes}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")  # no `gh` could be started
+    with pytest.raises(SystemExit, match=f"not of the form.*{said}.*nothing was sent"):
+        dispatching.main()
+
+
+def test_a_decision_without_a_field_is_not_sent():
+    with pytest.raises(ConfigError, match="num_new: Field required"):
+        payload({name: value for name, value in ALARM.items() if name != "num_new"})
+
+
+def test_a_mistake_in_the_settings_ends_the_plan_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = (REPOSITORY / "params.yaml").read_text()
+    assert "\n  batch_images:" in text
+    wrong = text.replace("\n  batch_images:", "\n  batch_image:", 1)
+    (tmp_path / "params.yaml").write_text(wrong)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"(?s)^plan: params\.yaml has .*did you mean") as ended:
+        plan.main()
+    assert isinstance(ended.value.code, str)  # printed to standard error, and exit code 1
+
+
 STAGE = PlannedStage("train", ("train is modified in params.yaml",))
 
 
@@ -103,6 +169,15 @@ def test_it_runs_when_something_changed_or_somebody_asks(
 ):
     assert decide(request_, planned)["must_run"] == must_run
     assert ("| train |" in describe(request_, planned)) == bool(planned)
+
+
+def test_an_alarm_that_was_answered_has_nothing_to_do():
+    request = Request(reason="blur", has_new_data=True, alarm_key=KEY)
+    assert decide(request, [STAGE])["must_run"] == "true"
+    assert decide(request, [STAGE])["alarm_key"] == KEY
+    branch = f"runs/alarm-{KEY}"
+    assert decide(request, [STAGE], branch)["must_run"] == "false"
+    assert f"Nothing to do: the branch `{branch}`" in describe(request, [STAGE], branch)
 
 
 def test_the_labels_are_what_runs_on_reads():

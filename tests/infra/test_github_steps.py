@@ -97,6 +97,26 @@ def test_a_candidate_that_passed_is_proposed_on_a_branch_of_the_run(checkout: Pa
     assert "| fd over floor | yes | at most 30 |" in body
 
 
+def test_what_an_alarm_asked_for_is_on_its_own_branch(checkout: Path):
+    proposal = checkout.parent / "proposal"
+    assert propose(checkout, proposal, "42", "monitor-vivero-3-0a1b2c3d") == (
+        "runs/alarm-monitor-vivero-3-0a1b2c3d"
+    )
+    branches = git(checkout.parent / "remote.git", "branch", "--format=%(refname:short)")
+    assert branches.split() == ["main", "runs/alarm-monitor-vivero-3-0a1b2c3d"]
+    with pytest.raises(ProposalError, match="the key of an alarm must be"):
+        propose(checkout, proposal, "42", "a:refs/heads/main")
+
+
+def test_the_champions_own_weights_record_the_lock_and_promote_nothing(checkout: Path):
+    assert propose(checkout, hand_over(checkout.parent, "champion"), "42") == "runs/github-42"
+    assert git(checkout.parent / "remote.git", "show", "runs/github-42:dvc.lock") == "new"
+    arguments, body = calls(checkout)[1]
+    assert "the champion is the same" in arguments[arguments.index("--title") + 1]
+    assert "made the weights of version 8 again, which is champion" in body
+    assert "promot" not in body
+
+
 def test_a_second_start_of_the_same_run_changes_nothing(checkout: Path):
     propose(checkout, checkout.parent / "proposal", "42")
     git(checkout, "checkout", "--quiet", "HEAD~1")  # a fresh checkout of what was trained

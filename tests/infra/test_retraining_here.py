@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from PIL import Image, ImageOps
 
+from infra.github.retrain import take_in
 from tests.end_to_end.conftest import Clone, draw_images, make_clone
+from vivero.errors import StageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -21,6 +24,16 @@ def module(clone: Clone, name: str, *arguments: str) -> None:
     env = {**os.environ, "VIVERO_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=clone.root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def draw_incoming(folder: Path, pictures: Path) -> Path:
+    """New images in the form of those that are there: each picture's negative."""
+    for path in pictures.rglob("*.png"):
+        target = folder / path.relative_to(pictures)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            ImageOps.invert(picture).save(target)
+    return folder
 
 
 def outputs(path: Path) -> dict[str, str]:
@@ -41,11 +54,44 @@ def trust(root: Path, pem: str) -> None:
     (root / "trusted_keys/github.pem").write_bytes(public.public_bytes(*form))
 
 
-def test_from_the_plan_to_the_promotion(
-    tmp_path: Path, key_pem: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    draw_images(folder)
+    return folder
+
+
+def test_new_images_move_data_dvc_only_if_they_are_valid(
+    tmp_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
-    draw_images(tmp_path / "pictures")
-    clone = make_clone(tmp_path / "clone", tmp_path / "pictures")
+    clone = make_clone(tmp_path / "clone", pictures)
+    path, params = clone.root / "data.dvc", clone.root / "params.yaml"
+    data_before, params_before = path.read_text(), params.read_text()
+    monkeypatch.setenv("VIVERO_INCOMING", str(draw_incoming(tmp_path / "incoming", pictures)))
+    clone.change("validate_data.min_images_per_class", 100_000)
+    with pytest.raises(StageError, match="'validate_data' failed"):
+        take_in(clone.root)
+    assert "the data contract is broken" in capfd.readouterr().err
+    assert path.read_text() == data_before
+    params.write_text(params_before)
+    assert clone.git("status", "--porcelain") == ""  # nor is the new one staged
+
+    take_in(clone.root)
+    assert path.read_text() != data_before
+    last = clone.git("show", "--format=%s", "--name-only", "HEAD").split()
+    assert " ".join(last) == "data.dvc: new images data.dvc"
+    assert clone.git("status", "--porcelain") == ""
+    summary = json.loads((clone.root / "artifacts/validate_data/summary.json").read_text())
+    assert summary["num_images"] == 240  # 120 that were there, 120 that came in
+
+
+def test_from_the_plan_to_the_promotion(
+    tmp_path: Path, pictures: Path, key_pem: str, monkeypatch: pytest.MonkeyPatch
+):
+    clone = make_clone(tmp_path / "clone", pictures)
     trust(clone.root, key_pem)
     clone.git("add", "trusted_keys")
     clone.git("commit", "--quiet", "--message", "Trust the key of the workflows")
@@ -57,13 +103,19 @@ def test_from_the_plan_to_the_promotion(
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "trained"))
     monkeypatch.setenv("VIVERO_DVC_REMOTE", str(tmp_path / "remote"))
     monkeypatch.setenv("VIVERO_SIGNING_KEY_PEM", key_pem)
+    monkeypatch.setenv("HAS_NEW_DATA", "true")
+    monkeypatch.setenv("VIVERO_INCOMING", str(draw_incoming(tmp_path / "incoming", pictures)))
+    data_before = (clone.root / "data.dvc").read_bytes()
     module(clone, "retrain")
+    monkeypatch.delenv("HAS_NEW_DATA")
     monkeypatch.delenv("VIVERO_SIGNING_KEY_PEM")
     assert outputs(tmp_path / "trained") == {"verdict": "first"}
     assert "champion" not in clone.run("vivero", "models").stdout
     proposal = clone.root / "work/proposal"
     version = json.loads((proposal / "registered.json").read_text())["version"]
     assert (proposal / "dvc.lock").read_bytes() == (clone.root / "dvc.lock").read_bytes()
+    assert (proposal / "data.dvc").read_bytes() == (clone.root / "data.dvc").read_bytes()
+    assert (proposal / "data.dvc").read_bytes() != data_before
     assert "Cache and remote 'runs' are in sync." in clone.run("dvc", "status", "--cloud").stdout
 
     clone.git("add", "--force", "dvc.lock")

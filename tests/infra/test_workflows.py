@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.github.propose import PASSED
 from tests.infra import workflow_rules as rules
 from tests.infra.workflow_rules import Workflow, targets, triggers
 
@@ -254,7 +255,20 @@ def test_only_jobs_in_an_environment_may_ask_for_a_role():
             assert asks == ("environment" in job)
 
 
-def test_the_plan_has_no_credentials():
+def test_what_propose_takes_is_what_starts_it():
+    condition = WORKFLOWS["retrain"]["jobs"]["propose"]["if"]
+    assert set(re.findall(r"needs\.train\.outputs\.verdict == '(\w+)'", condition)) == set(PASSED)
+
+
+def test_the_key_of_an_alarm_goes_from_the_plan_to_the_proposal():
+    jobs = WORKFLOWS["retrain"]["jobs"]
+    assert jobs["plan"]["outputs"]["alarm_key"] == "${{ steps.plan.outputs.alarm_key }}"
+    assert "plan" in jobs["propose"]["needs"]
+    step = step_of(WORKFLOWS["retrain"], "propose", "make propose")
+    assert step["env"]["ALARM_KEY"] == "${{ needs.plan.outputs.alarm_key }}"
+
+
+def test_the_plan_has_no_credentials_but_the_token_that_reads():
     plan = WORKFLOWS["retrain"]["jobs"]["plan"]
     assert plan["permissions"] == {"contents": "read"}
     assert "environment" not in plan
