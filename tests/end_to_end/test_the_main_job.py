@@ -154,7 +154,7 @@ OF_A_BUNDLE = ("MODEL_CARD.md", "lineage.json", "bundle/manifest.json")
 
 
 @pytest.mark.slow
-def test_the_flow_and_dvc_alone_end_with_the_same_lock(
+def test_the_flow_and_dvc_alone_end_with_one_lock_but_for_what_names_a_run_a_commit_or_seconds(
     finished_clone: Clone, images_dir: Path, tmp_path: Path
 ):
     other = make_clone(tmp_path / "other", images_dir)
@@ -184,7 +184,13 @@ def test_the_flow_and_dvc_alone_end_with_the_same_lock(
         summary = json.loads((clone.root / "artifacts/train/summary.json").read_text())
         return str(summary["weights_sha256"])
 
+    def figures(clone: Clone) -> dict[str, object]:
+        return dict(
+            json.loads((clone.root / "artifacts/evaluate/metrics.json").read_text())["metrics"]
+        )
+
     assert lock(other) == lock(finished_clone)
+    assert figures(other) == figures(finished_clone)
     assert made(other) == made(finished_clone)
     assert any(name.endswith(".safetensors") for name in made(other))
     assert weights(other) == weights(finished_clone)
