@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import networkx as nx
 from dvc.repo import Repo
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -22,6 +21,7 @@ from pipelines.commands import run_timed
 from pipelines.showing import show_run, show_stages
 from pipelines.turns import one_at_a_time, slot_where_there_is_one
 from pipelines.workspace import Workspace, own_workspace, propose, run_name
+from vivero.cli.planning import stage_order
 from vivero.config.paths import work_dir
 from vivero.errors import RemoteError, TrackingError, ViveroError
 from vivero.files import write_json
@@ -32,16 +32,6 @@ ACTS_ALONE = "check_drift"
 ACTS_IN_TURN = ("judge", "register", "promote")  # of all runs, one at a time
 OUTSIDE_DVC = (ACTS_ALONE, *ACTS_IN_TURN)
 RETRY_DELAYS_S = [5.0, 30.0, 120.0]
-
-
-def stage_names(root: Path) -> list[str]:
-    """The stages of dvc.yaml, each after all that it depends on, else in the order of the file."""
-    with Repo(str(root)) as repo:
-        stages = [stage for stage in repo.index.stages if stage.cmd]
-        order = {stage: position for position, stage in enumerate(stages)}
-        upstream_first = repo.index.graph.subgraph(stages).reverse()
-        ordered = nx.lexicographical_topological_sort(upstream_first, key=order.__getitem__)
-        return [str(stage.name) for stage in ordered]
 
 
 def has_remote(root: Path) -> bool:
@@ -145,7 +135,7 @@ def _make(workspace: Workspace, force: bool) -> dict[str, float]:
         options += ["--force", "--single-item"]
     seconds = {"bring_data": bring_data(root)} if is_clone else {}
     targets = ["data.dvc"]
-    for stage in stage_names(root):
+    for stage in stage_order(root):
         seconds[stage] = reproduce(stage, root, options)
         if is_clone and shares:
             push(stage, root, [*targets, stage])

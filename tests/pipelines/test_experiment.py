@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipelines import commands, experiment
+from vivero.cli.planning import stage_order
 from vivero.errors import RemoteError, StageError, TrackingError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def test_each_stage_comes_after_what_it_depends_on():
-    names = experiment.stage_names(REPOSITORY)
+    names = stage_order(REPOSITORY)
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert sorted(names) == sorted(stages)
     for name in names:
@@ -26,7 +27,7 @@ def test_each_stage_comes_after_what_it_depends_on():
 
 def test_the_order_is_that_of_the_file_where_the_graph_leaves_a_choice():
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    assert experiment.stage_names(REPOSITORY) == list(stages)
+    assert stage_order(REPOSITORY) == list(stages)
 
 
 def test_a_pull_is_asked_for_only_where_there_is_a_remote(tmp_path: Path):
