@@ -16,7 +16,6 @@ from vivero.evaluation.paired import Gain
 from vivero.registry.differences import DISTANCES, Gate, difference_gates, metrics_named
 
 VerdictName = Literal["first", "promote", "champion", "hold", "reject"]
-LETS_PASS: tuple[VerdictName, ...] = ("first", "promote")
 LIMITS = {  # by the beginning of a figure's name: its group, which a report may say is missing
     "label_agreement.": "label agreement",
     "copied_share.": "copies of training images",

@@ -12,8 +12,8 @@ from pathlib import Path
 from vivero.config.schema import PromoteConfig
 from vivero.errors import PromotionError
 from vivero.registry.check_model import check_in_clean_process
-from vivero.registry.gates import LETS_PASS
 from vivero.registry.moves import Event, history, make_move, new_event, take_turn
+from vivero.registry.verdict_page import LETS_PASS
 from vivero.registry.versions import (
     CHAMPION,
     PREVIOUS,

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 MARKS = {True: "pass", False: "FAIL", None: "open"}
+LETS_PASS = ("first", "promote")
 MEANING = {
     "first": "may become the first champion",
     "promote": "may become champion: better beyond chance, and in nothing else worse",

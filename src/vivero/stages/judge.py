@@ -20,9 +20,9 @@ from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.conditions import export_gate, tree_gate
-from vivero.registry.gates import LETS_PASS, Verdict, judge
+from vivero.registry.gates import Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
-from vivero.registry.verdict_page import MARKS, verdict_markdown
+from vivero.registry.verdict_page import LETS_PASS, MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
 from vivero.registry.versions import (
     CHAMPION,

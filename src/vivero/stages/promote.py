@@ -15,8 +15,8 @@ from vivero.errors import DataError
 from vivero.files import read_json, sha256_of_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
-from vivero.registry.gates import LETS_PASS
 from vivero.registry.promotion import Request, promote, withdrawal
+from vivero.registry.verdict_page import LETS_PASS
 
 log = logging.getLogger(__name__)
 
