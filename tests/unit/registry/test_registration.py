@@ -251,7 +251,11 @@ def test_an_unsigned_version_is_refused_until_it_is_registered_again(
 @pytest.mark.parametrize(
     ("model", "error", "said"),
     [
-        ("models:/vivero@champion", TrackingError, "no alias 'champion'; .*vivero run"),
+        (
+            "models:/vivero@champion",
+            TrackingError,
+            r"no alias 'champion' \(there are: none\).*vivero run",
+        ),
         ("models:/vivero/7", TrackingError, r"no version 7 \(there are: 1\)"),
         ("models:/nobody/1", TrackingError, r"no version 1 \(there are: none\)"),
         ("models:/vivero", TrackingError, "write models:/NAME@champion"),
