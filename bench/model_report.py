@@ -28,8 +28,8 @@ LEAST_SECONDS = 240.0  # shorter runs are for trying and are not published in th
 LEAST_SPEEDUP = 1.5
 LEAST_SEEDS = 2  # for a standard deviation
 LOSS, FD = "denoising_loss", "fd_over_floor"
-RULED = {LOSS: "denoising loss", FD: "FD over floor"}
 JUDGES = {"strided": "FD strided", "pooled": "FD pooled", "efficientnet_lite0": "FD EfficientNet"}
+SHOWN_IN_SENTENCE = (LOSS, FD, "agreement")
 SHOWN_BY_LEVEL = ("A0", "U0", "A1", "A2", "A3", "A4", "A5")
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00")
 
@@ -48,6 +48,28 @@ def figure_over(values: Iterable[float]) -> Figure:
     given = tuple(values)
     std = statistics.stdev(given) if len(given) > 1 else 0.0
     return Figure(statistics.fmean(given), std, given)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the verdict reads a metric: its name for people, and which way is better."""
+
+    title: str
+    higher_is_better: bool = False
+
+    def is_worse(self, ours: Figure, theirs: Figure) -> bool:
+        """Whether ours is worse by more than the pooled standard deviation between seeds."""
+        loss = ours.mean - theirs.mean
+        pooled_std = math.sqrt((ours.std**2 + theirs.std**2) / 2)
+        return (-loss if self.higher_is_better else loss) > pooled_std
+
+
+RULED = {
+    LOSS: Rule("denoising loss"),
+    FD: Rule("FD over floor"),
+    **{f"fd.{judge}": Rule(title) for judge, title in JUDGES.items()},
+    "agreement": Rule("label agreement", higher_is_better=True),
+}
 
 
 @dataclass(frozen=True)
@@ -138,78 +160,80 @@ def line_of(result: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the tree is the default.
+    """Which network a data set calls for.
 
     Attributes:
-        is_tree: None where the runs do not allow to say.
-        worse: Where the tree is worse than the plain control, in words.
-        speedups: How many times faster the tree samples, by data set.
-        why_open: Why nothing can be said; None otherwise.
+        is_tree: None where the runs do not allow a decision.
+        worse: Metrics in which the tree is worse than the plain control, with both values.
+        speedup: How many times faster the tree samples; None where it was not measured.
+        why_open: Why there is no decision; None otherwise.
     """
 
     is_tree: bool | None
-    worse: tuple[str, ...]
-    speedups: dict[str, float]
+    worse: tuple[str, ...] = ()
+    speedup: float | None = None
     why_open: str | None = None
 
 
-def verdict(pairs: Mapping[str, tuple[Cell | None, Cell | None]], num_datasets: int) -> Verdict:
-    """The rule: the tree, unless it is worse on any set, or not much faster to sample.
+def verdict(tree: Cell | None, plain: Cell | None) -> Verdict:
+    """Apply the rule to one data set: the tree, unless it is worse in a metric or too slow.
 
-    Worse means: the mean over seeds of the denoising loss, or of FD over its floor, is higher than
-    the plain control's by more than one standard deviation, that of both trainings pooled:
-    sqrt((std_tree^2 + std_plain^2) / 2).
+    Worse means: in any metric of RULED that both have, the mean over seeds is worse than that of
+    the plain control by more than one standard deviation, pooled over both:
+    sqrt((std_tree^2 + std_plain^2) / 2). Every judge counts for itself, because a mean over judges
+    hides the one that disagrees.
 
     Args:
-        pairs: By data set: the cells of the tree and of the plain control.
-        num_datasets: How many sets the rule is about.
+        tree: The cell of the tree.
+        plain: The cell of the plain control.
     """
-    speedups: dict[str, float] = {}
-    worse = []
-    for dataset, (tree, plain) in pairs.items():
-        if plain is None or plain.num_seeds < LEAST_SEEDS:
-            return Verdict(None, (), {}, f"fewer than {LEAST_SEEDS} seeds of {PLAIN} on {dataset}")
-        if tree is None or tree.num_diverged:
-            worse.append(f"a run diverged on {dataset}")
-            continue
-        if tree.num_seeds < LEAST_SEEDS:
-            return Verdict(None, (), {}, f"fewer than {LEAST_SEEDS} seeds of {TREE} on {dataset}")
-        speedups[dataset] = plain.figures["ms_per_image"].mean / tree.figures["ms_per_image"].mean
-        for name, words in RULED.items():
-            ours, theirs = tree.figures[name], plain.figures[name]
-            if ours.mean - theirs.mean > math.sqrt((ours.std**2 + theirs.std**2) / 2):
-                worse.append(f"{words} on {dataset}")
-    if len(pairs) < num_datasets:
-        return Verdict(None, (), speedups, f"only {len(pairs)} of {num_datasets} data sets")
-    is_fast = len(speedups) == len(pairs) and min(speedups.values()) >= LEAST_SPEEDUP
-    return Verdict(not worse and is_fast, tuple(worse), speedups)
+    if plain is None or plain.num_seeds < LEAST_SEEDS:
+        return Verdict(None, why_open=f"fewer than {LEAST_SEEDS} seeds of {PLAIN}")
+    if tree is None or tree.num_diverged:
+        return Verdict(is_tree=False, worse=("a run diverged",))
+    if tree.num_seeds < LEAST_SEEDS:
+        return Verdict(None, why_open=f"fewer than {LEAST_SEEDS} seeds of {TREE}")
+    worse = tuple(
+        f"{rule.title} {_text(tree.figures[name])} against {_text(plain.figures[name])}"
+        for name, rule in RULED.items()
+        if name in tree.figures
+        and name in plain.figures
+        and rule.is_worse(tree.figures[name], plain.figures[name])
+    )
+    speedup = plain.figures["ms_per_image"].mean / tree.figures["ms_per_image"].mean
+    return Verdict(not worse and speedup >= LEAST_SPEEDUP, worse, speedup)
 
 
 def sentence_of(
-    found: Verdict, pairs: Mapping[str, tuple[Cell | None, Cell | None]], seconds: float
+    found: Mapping[str, Verdict],
+    pairs: Mapping[str, tuple[Cell | None, Cell | None]],
+    seconds: float,
 ) -> str:
-    """Tree against plain in one sentence."""
-    parts = []
-    for dataset, (tree, plain) in pairs.items():
-        if tree is None or plain is None:
-            continue
-        said = [
-            f"{words} {_text(tree.figures[name])} against {_text(plain.figures[name])}"
-            for name, words in RULED.items()
-        ]
-        times = plain.figures["ms_per_image"].mean / tree.figures["ms_per_image"].mean
-        parts.append(f"on {dataset} {', '.join(said)}, sampling {times:.2f} times as fast")
+    """Tree against plain in one sentence for each data set."""
+    parts = [f"tree ({TREE}) against plain ({PLAIN}) at {seconds:g} s each"]
+    parts += [f"on {name} {_dataset_sentence(found[name], *pair)}" for name, pair in pairs.items()]
+    return ": ".join((parts[0], "; ".join(parts[1:]) or "nothing to compare"))
+
+
+def _dataset_sentence(found: Verdict, tree: Cell | None, plain: Cell | None) -> str:
     if found.why_open is not None:
-        end = f"no verdict yet, {found.why_open}"
-    elif found.is_tree:
-        end = "the tree is the default"
-    else:
-        why = list(found.worse)
-        slow = [name for name, times in found.speedups.items() if times < LEAST_SPEEDUP]
-        why += [f"less than {LEAST_SPEEDUP} times faster on {name}" for name in slow]
-        end = f"the plain control is the default (the tree is worse: {'; '.join(why)})"
-    figures = "; ".join(parts) or "nothing to compare"
-    return f"tree ({TREE}) against plain ({PLAIN}) at {seconds:g} s each: {figures}: {end}"
+        return f"there is no verdict yet, {found.why_open}"
+    measured = ""
+    if tree is not None and plain is not None:
+        measured = "".join(
+            f"{RULED[name].title} {_text(tree.figures[name])} against "
+            f"{_text(plain.figures[name])}, "
+            for name in SHOWN_IN_SENTENCE
+            if name in tree.figures and name in plain.figures
+        )
+    if found.speedup is not None:
+        measured += f"sampling {found.speedup:.2f} times as fast: "
+    if found.is_tree:
+        return f"{measured}take the tree"
+    why = list(found.worse)
+    if found.speedup is not None and found.speedup < LEAST_SPEEDUP:
+        why.append(f"less than {LEAST_SPEEDUP} times as fast")
+    return f"{measured}take the plain control (the tree is worse: {', '.join(why)})"
 
 
 def report(runs: Sequence[Run], root: Path) -> str:
@@ -232,7 +256,7 @@ def report(runs: Sequence[Run], root: Path) -> str:
         for dataset, groups in grouped.items()
     }
     pairs = {dataset: (row.get(TREE), row.get(PLAIN)) for dataset, row in cells.items()}
-    found = verdict(pairs, num_datasets=2)
+    found = {dataset: verdict(*pair) for dataset, pair in pairs.items()}
     seconds = runs[0].seconds
     sentence = sentence_of(found, pairs, seconds)
     out_dir = artifacts_dir(root, "bench")
@@ -240,7 +264,7 @@ def report(runs: Sequence[Run], root: Path) -> str:
         out_dir / "models.json",
         {
             "sentence": sentence,
-            "verdict": asdict(found),
+            "verdict": {dataset: asdict(one) for dataset, one in found.items()},
             "seconds_per_run": seconds,
             "cells": {
                 dataset: {name: asdict(cell) if cell else None for name, cell in row.items()}

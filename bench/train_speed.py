@@ -32,13 +32,15 @@ LEAST_OVER_USUAL_FP32 = {"fp32": 1.0, "bf16": 1.7}
 MAX_REST = 0.03
 
 
-def figures_of(command: list[str], tuned: bool) -> dict[str, Any]:
-    """The line of JSON that a program prints last, run in a process of its own."""
-    env = {name: value for name, value in os.environ.items() if name not in TUNING}
+def figures_of(command: list[str]) -> dict[str, Any]:
+    """The line of JSON that a program prints last, run in a process of its own.
+
+    Every process has the same memory and spinning settings, so that a ratio compares loops only.
+    """
     process = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=project_dir(),
-        env={**env, **TUNING} if tuned else env,
+        env={**os.environ, **TUNING},
         capture_output=True,
         text=True,
         check=False,
@@ -54,11 +56,11 @@ def measured() -> dict[str, dict[str, float]]:
     rounds = defaultdict(list)
     with tqdm(total=NUM_ROUNDS * (len(CONTESTANTS) + 1) + 1, desc="bench-train") as bar:
         for _ in range(NUM_ROUNDS):
-            rounds["peak"].append(figures_of(["bench.train_speed", "peak"], tuned=True))
+            rounds["peak"].append(figures_of(["bench.train_speed", "peak"]))
             bar.update()
             for name, precision in CONTESTANTS:
                 command = ["bench.contestants", name, precision, str(NUM_STEPS)]
-                rounds[f"{name} {precision}"].append(figures_of(command, tuned=name == "ours"))
+                rounds[f"{name} {precision}"].append(figures_of(command))
                 bar.update()
         rounds["rest"].append(rest_of_the_time())
         bar.update()

@@ -36,11 +36,12 @@ def config():
     return load_config(project_dir() / PARAMS)
 
 
-def cell(loss, fd, ms, std=0.1, num_seeds=3, num_diverged=0):
+def cell(loss, fd, ms, std=0.1, num_seeds=3, num_diverged=0, **others):
     figures = {
         LOSS: Figure(loss, std, ()),
         FD: Figure(fd, std, ()),
         "ms_per_image": Figure(ms, 0.0, ()),
+        **{name.replace("fd_", "fd."): value for name, value in others.items()},
     }
     return Cell(figures, {}, {}, num_seeds, num_diverged)
 
@@ -48,47 +49,81 @@ def cell(loss, fd, ms, std=0.1, num_seeds=3, num_diverged=0):
 PLAIN = cell(1.0, 4.0, ms=20)
 
 
-def ruled(fashion, colour):
-    return verdict({"fashion_mnist": (fashion, PLAIN), "colour": (colour, PLAIN)}, num_datasets=2)
-
-
-def test_the_tree_is_the_default_where_it_is_no_worse_and_fast():
-    found = ruled(cell(1.09, 4.09, ms=10), cell(0.5, 2.0, ms=13.3))
+def test_the_tree_is_taken_where_it_is_no_worse_and_fast():
+    found = verdict(cell(1.09, 4.09, ms=10), PLAIN)
     assert found.is_tree
-    assert found.speedups == {"fashion_mnist": 2.0, "colour": pytest.approx(1.504, abs=1e-3)}
+    assert found.speedup == 2.0
 
 
-def test_a_deviation_more_on_one_figure_of_one_set_is_too_much():
-    found = ruled(cell(0.5, 2.0, ms=10), cell(0.5, 4.11, ms=10))
+@pytest.mark.parametrize(
+    ("name", "tree", "plain", "words"),
+    [
+        # three seeds on colour photographs, docs/experiments.md: the mean over judges hides both
+        ("agreement", (0.3543, 0.0043), (0.4198, 0.024), "label agreement 0.3543 against 0.4198"),
+        ("fd_pooled", (6.082, 0.38), (5.247, 0.35), "FD pooled 6.082 against 5.247"),
+        ("fd_strided", (14.18, 0.1), (14.0, 0.1), "FD strided"),
+        ("fd_efficientnet_lite0", (2898, 10), (2839, 10), "FD EfficientNet"),
+    ],
+)
+def test_one_metric_that_is_worse_by_more_than_the_spread_decides(name, tree, plain, words):
+    found = verdict(
+        cell(0.5, 3.9, ms=10, **{name: Figure(*tree, ())}),
+        cell(1.0, 4.0, ms=20, **{name: Figure(*plain, ())}),
+    )
     assert found.is_tree is False
-    assert found.worse == ("FD over floor on colour",)
+    assert len(found.worse) == 1
+    assert found.worse[0].startswith(words)
+
+
+def test_a_metric_that_is_worse_within_the_spread_does_not_decide():
+    found = verdict(
+        cell(0.5, 3.9, ms=10, agreement=Figure(0.40, 0.03, ())),
+        cell(1.0, 4.0, ms=20, agreement=Figure(0.42, 0.03, ())),
+    )
+    assert found.is_tree
+
+
+def test_better_agreement_is_never_held_against_the_tree():
+    found = verdict(
+        cell(0.5, 3.9, ms=10, agreement=Figure(0.9, 0.0, ())),
+        cell(1.0, 4.0, ms=20, agreement=Figure(0.4, 0.0, ())),
+    )
+    assert found.is_tree
 
 
 def test_both_trainings_share_the_deviation():
     noisy = cell(1.09, 4.0, ms=10, std=0.0)
-    assert ruled(noisy, noisy).worse == (
-        "denoising loss on fashion_mnist",
-        "denoising loss on colour",
-    )
+    assert verdict(noisy, PLAIN).worse == ("denoising loss 1.09 against 1",)
 
 
-def test_a_better_tree_that_is_slow_is_not_the_default():
-    found = ruled(cell(0.5, 2.0, ms=10), cell(0.5, 2.0, ms=13.4))
+def test_a_better_tree_that_is_slow_is_not_taken():
+    found = verdict(cell(0.5, 2.0, ms=13.4), PLAIN)
     assert found.is_tree is False
     assert not found.worse
+    assert verdict(cell(0.5, 2.0, ms=13.3), PLAIN).is_tree
 
 
 def test_a_run_that_diverged_counts_against_the_tree():
-    assert ruled(None, cell(0.5, 2.0, ms=10)).is_tree is False
-    assert ruled(cell(0.5, 2.0, ms=10, num_diverged=1), cell(0.5, 2.0, ms=10)).is_tree is False
+    assert verdict(None, PLAIN).is_tree is False
+    assert verdict(cell(0.5, 2.0, ms=10, num_diverged=1), PLAIN).is_tree is False
 
 
-def test_one_seed_or_one_set_allows_no_verdict():
-    good = cell(0.5, 2.0, ms=10)
-    assert ruled(good, cell(0.5, 2.0, ms=10, num_seeds=1)).is_tree is None
-    one_set = verdict({"colour": (good, PLAIN)}, num_datasets=2)
-    assert one_set.is_tree is None
-    assert "no verdict yet" in sentence_of(one_set, {"colour": (good, PLAIN)}, 240)
+def test_one_seed_allows_no_verdict():
+    one_seed = cell(0.5, 2.0, ms=10, num_seeds=1)
+    found = verdict(one_seed, PLAIN)
+    assert found.is_tree is None
+    pairs = {"colour": (one_seed, PLAIN)}
+    assert "no verdict yet" in sentence_of({"colour": found}, pairs, 240)
+    assert verdict(cell(0.5, 2.0, ms=10), replace(PLAIN, num_seeds=1)).is_tree is None
+
+
+def test_each_data_set_has_its_own_verdict_with_its_reasons():
+    good, bad = cell(0.5, 2.0, ms=10), cell(0.5, 4.2, ms=10)
+    pairs = {"fashion_mnist": (good, PLAIN), "colour": (bad, PLAIN)}
+    text = sentence_of({name: verdict(*pair) for name, pair in pairs.items()}, pairs, 240)
+    assert "on fashion_mnist denoising loss" in text
+    assert "2.00 times as fast: take the tree; on colour" in text
+    assert text.endswith("take the plain control (the tree is worse: FD over floor 4.2 against 4)")
 
 
 def test_what_decides_comes_first_seed_by_seed():

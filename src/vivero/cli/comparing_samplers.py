@@ -296,7 +296,7 @@ def _results(model: str, bench: Bench, counts: Mapping[Cell, int]) -> Results:
         converged=solution,
         floors=floors,
         baselines=_baselines(bench, found_figures),
-        verdict=verdict(found_figures, floors[max(floors)].value),
+        verdict=verdict(found_figures, floors[max(floors)]),
     )
 
 
@@ -369,7 +369,8 @@ def _in_short(found: CellFigures) -> str:
 
 
 def _as_json(settings: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    best, relative = results.verdict.best, results.verdict.relative
+    best, above = results.verdict.best, results.verdict.relative_above_floor
+    relative = results.verdict.relative
     return {
         "model": results.model,
         "protocol": {**settings, "n": results.num_images, "confidence": CONFIDENCE},
@@ -399,8 +400,8 @@ def _as_json(settings: Mapping[str, Any], results: Results) -> dict[str, Any]:
             "baseline": BASELINE.name,
             "is_met": results.verdict.is_met,
             "best": None if best is None else best.name,
+            "relative_above_floor": None if above is None else asdict(above),
             "relative": None if relative is None else asdict(relative),
-            "relative_above_floor": results.verdict.relative_above_floor,
             "sentence": results.verdict.sentence,
         },
     }

@@ -110,17 +110,17 @@ class Verdict:
     Attributes:
         is_met: None when it cannot be said.
         best: The cell that meets the target with the fewest evaluations, or comes nearest to it.
-        relative: Its distance against that of the baseline, less 1; with the interval of two
-            independent samples, which is wider than the truth, as both start from the same noise.
-        relative_above_floor: The same of what stands above the floor. The floor is the part of both
-            that few images make, and that hides a difference.
+        relative_above_floor: How much larger its distance above the floor is than that of the
+            baseline, as a share. This decides: the floor is the part of both distances that a
+            finite number of images causes, and it hides differences between samplers.
+        relative: The same share of the total distances, for reference.
         sentence: For people.
     """
 
     is_met: bool | None
     best: Cell | None
+    relative_above_floor: Estimate | None
     relative: Estimate | None
-    relative_above_floor: float | None
     sentence: str
 
 
@@ -194,12 +194,12 @@ def same_n(figures: Sequence[CellFigures]) -> list[CellFigures]:
     return [found for found in judged if found.n == largest]
 
 
-def verdict(figures: Sequence[CellFigures], floor: float) -> Verdict:
-    """Whether MAX_EVALUATIONS come within TOLERANCE of the distance of 250 DDPM steps.
+def verdict(figures: Sequence[CellFigures], floor: Estimate) -> Verdict:
+    """Whether MAX_EVALUATIONS come within TOLERANCE of 250 DDPM steps, above the floor.
 
     Args:
-        figures: Of all cells; those at the largest n are looked at.
-        floor: Distance of as many real images.
+        figures: Of all cells; only those at the largest n are compared.
+        floor: Distance of the same number of real images.
     """
     comparable = same_n(figures)
     baseline = next((found for found in comparable if found.cell == BASELINE), None)
@@ -208,53 +208,79 @@ def verdict(figures: Sequence[CellFigures], floor: float) -> Verdict:
         for found in comparable
         if found.evaluations is not None and found.evaluations <= MAX_EVALUATIONS
     ]
-    target = f"at most {MAX_EVALUATIONS} network evaluations within {TOLERANCE:.0%} of the FD of"
     if baseline is None or not few:
         missing = BASELINE.title if baseline is None else "a cell of so few evaluations"
-        return Verdict(
-            None,
-            None,
-            None,
-            None,
-            f"Whether the target is met ({target} {BASELINE.title}) cannot be said: {missing} was "
-            f"not asked for, or diverged. Run again without --samplers and --steps.",
+        return _unknown(f"{missing} was not measured. Run again without --samplers and --steps.")
+    if _distance(baseline) <= floor.value:
+        return _unknown(
+            f"{BASELINE.title}, are as near to the reference as {floor.n} real images are "
+            f"({_distance(baseline):.4g}, floor {floor.value:.4g}). Take more images."
         )
-    compared = {found.cell: relative_distance(found, baseline) for found in few}
+    compared = {found.cell: relative_distance(found, baseline, floor) for found in few}
     within = [found for found in few if compared[found.cell].value <= TOLERANCE]
     best = (
         min(within, key=lambda found: (found.evaluations, _distance(found)))
         if within
         else min(few, key=_distance)
     )
-    above_floor = _distance(baseline) - floor
+    above, total = compared[best.cell], relative_distance(best, baseline)
     return Verdict(
         is_met=bool(within),
         best=best.cell,
-        relative=compared[best.cell],
-        relative_above_floor=(_distance(best) - floor) / above_floor - 1
-        if above_floor > 0
-        else None,
-        sentence=_sentence(best, baseline, compared[best.cell], bool(within)),
+        relative_above_floor=above,
+        relative=total,
+        sentence=_sentence(best, baseline, floor, (above, total)),
     )
 
 
-def relative_distance(found: CellFigures, baseline: CellFigures) -> Estimate:
-    """The distance of a cell against that of another on as many images, less 1.
+def _unknown(why: str) -> Verdict:
+    target = (
+        f"at most {MAX_EVALUATIONS} network evaluations within {TOLERANCE:.0%} of "
+        f"{BASELINE.title}, in FD above the floor"
+    )
+    sentence = f"It is unknown whether the target is met ({target}): {why}"
+    return Verdict(None, None, None, None, sentence)
 
-    The interval adds both errors as if the samples were independent.
+
+def relative_distance(
+    found: CellFigures, baseline: CellFigures, floor: Estimate | None = None
+) -> Estimate:
+    """How much larger the distance of a cell is than that of another on as many images.
+
+    ratio = (distance - floor) / (baseline_distance - floor) - 1
+    The interval adds the errors of all three (first order) as if the samples were independent. Both
+    cells start from the same noise, so it is wider than necessary.
+
+    Args:
+        found: The cell.
+        baseline: The other; its distance is above the floor.
+        floor: Distance of real images, subtracted from both; None compares total distances.
+
+    Raises:
+        ValueError: When a distance is missing.
     """
     one, other = found.frechet, baseline.frechet
     if one is None or other is None:
         raise ValueError(f"{found.cell.name} or {baseline.cell.name} has no distance")
     if found.cell == baseline.cell:
         return Estimate(0.0, 0.0, 0.0, 0.0, found.n)
-    ratio = one.value / other.value
-    std_error = math.hypot(one.std_error, ratio * other.std_error) / other.value
+    floor_value, floor_error = (0.0, 0.0) if floor is None else (floor.value, floor.std_error)
+    above = other.value - floor_value
+    ratio = (one.value - floor_value) / above
+    errors = (one.std_error, ratio * other.std_error, (ratio - 1) * floor_error)
+    std_error = math.hypot(*errors) / above
     margin = NORMAL_QUANTILE * std_error
     return Estimate(ratio - 1, ratio - 1 - margin, ratio - 1 + margin, std_error, found.n)
 
 
-def _sentence(best: CellFigures, baseline: CellFigures, relative: Estimate, is_met: bool) -> str:
+def _sentence(
+    best: CellFigures,
+    baseline: CellFigures,
+    floor: Estimate,
+    relative: tuple[Estimate, Estimate],
+) -> str:
+    above, total = relative
+    is_met = above.value <= TOLERANCE
     opening = (
         f"The target is met: {best.cell.title}"
         if is_met
@@ -262,18 +288,19 @@ def _sentence(best: CellFigures, baseline: CellFigures, relative: Estimate, is_m
         f"{best.cell.title}"
     )
     doubts = []
-    if is_met and relative.high > TOLERANCE:
+    if is_met and above.high > TOLERANCE:
         doubts.append(f"more than {TOLERANCE:.0%} is not excluded")
-    if not is_met and relative.low <= TOLERANCE:
+    if not is_met and above.low <= TOLERANCE:
         doubts.append(f"within {TOLERANCE:.0%} is not excluded")
     if best.n < ENOUGH_IMAGES:
         doubts.append(f"{best.n} images are few: take --images {ENOUGH_IMAGES}")
     return (
         f"{opening} ({best.evaluations:g} evaluations an image), has FD {_distance(best):.4g} "
-        f"where {BASELINE.title}, has {_distance(baseline):.4g}: {relative.value:+.1%} "
-        f"(95 % interval {relative.low:+.1%} to {relative.high:+.1%}"
-        f"{''.join(f'; {doubt}' for doubt in doubts)}), "
-        f"{_ms(baseline) / _ms(best):.0f} times as quick."
+        f"where {BASELINE.title}, has {_distance(baseline):.4g} and real images "
+        f"{floor.value:.4g}: {above.value:+.1%} above the floor "
+        f"(95 % interval {above.low:+.1%} to {above.high:+.1%}"
+        f"{''.join(f'; {doubt}' for doubt in doubts)}; {total.value:+.1%} in total), "
+        f"{_ms(baseline) / _ms(best):.0f} times as fast."
     )
 
 
