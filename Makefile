@@ -131,10 +131,10 @@ gate:       ## the required check: NEEDS holds the results of all jobs before it
 	@$(PYTHON) -m infra.github.gate
 
 propose:    ## a pull request with what `make retrain` left in work/proposal
-	@$(PYTHON) -m infra.github.propose work/proposal
+	@PYTHONPATH=src $(PYTHON) -m infra.github.propose work/proposal
 
 comment:    ## show work/report on the pull request that it is of
-	@$(PYTHON) -m infra.github.comment comment work/report
+	@PYTHONPATH=src $(PYTHON) -m infra.github.comment comment work/report
 
 publish-grid:  ## put the sample grid of work/report where a comment can show it
-	@$(PYTHON) -m infra.github.comment publish-grid work/report
+	@PYTHONPATH=src $(PYTHON) -m infra.github.comment publish-grid work/report

@@ -9,12 +9,11 @@ import logging
 import os
 import pty
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from prefect import get_run_logger
 
 from vivero.errors import RemoteError, StageError, TrackingError
 from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
+from vivero.tracking.git import run_git
 
 BLOCK_BYTES = 1 << 16
 DRAIN_S = 2.0  # for what a command said last to arrive; what it left behind may keep the pipe open
@@ -185,26 +185,30 @@ def run_timed(stage: str, arguments: list[str], root: Path) -> float:
     return time.monotonic() - started_at
 
 
-def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+def git(
+    root: Path,
+    *arguments: str,
+    operands: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> str:
     """What git prints.
 
     Args:
         root: Where it runs.
         arguments: Of git.
+        operands: Addresses, remotes and refs, which are never taken for options.
         env: Added to our environment.
 
     Raises:
         RemoteError: When git refuses; with its words.
     """
-    result = subprocess.run(
-        ["git", *arguments],
-        cwd=root,
-        env={**os.environ, "GIT_TERMINAL_PROMPT": "0", **(env or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = f"`git {' '.join([*arguments, *operands])}` in {root} failed"
+    try:
+        result = run_git(
+            root, *arguments, operands=operands, env={"GIT_TERMINAL_PROMPT": "0", **(env or {})}
+        )
+    except ValueError as error:
+        raise RemoteError(unnamed(f"{asked}: {error}")) from error
     if result.returncode:
-        said = f"`git {' '.join(arguments)}` in {root} failed: {result.stderr.strip()}"
-        raise RemoteError(unnamed(said))
-    return result.stdout.strip()
+        raise RemoteError(unnamed(f"{asked}: {result.stderr.decode(errors='replace').strip()}"))
+    return result.stdout.decode(errors="replace").strip()

@@ -168,8 +168,8 @@ def _clone(where: House, ref: str, root: Path) -> None:
     """Clone beside, then move: a clone is whole or not there."""
     part = root.with_name(f".{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    arguments = ("--quiet", "--depth", "1", "--branch", ref)
-    git(where.runs_dir, "clone", *arguments, "--", where.repository, str(part))
+    arguments = ("--quiet", "--depth", "1", f"--branch={ref}")
+    git(where.runs_dir, "clone", *arguments, operands=[where.repository, str(part)])
     git(part, "update-ref", BASE, "HEAD")
     work_dir(part).mkdir(exist_ok=True)
     (work_dir(part) / FLOW).write_text(_flow_name())
@@ -280,9 +280,9 @@ def propose(workspace: Workspace, path: str, message: str, prefix: str = "runs/"
 @patiently
 def _push(root: Path, prefix: str, branch: str) -> str:
     commit = git(root, "rev-parse", "HEAD")
-    for line in git(root, "ls-remote", "origin", f"refs/heads/{prefix}*").splitlines():
+    for line in git(root, "ls-remote", operands=["origin", f"refs/heads/{prefix}*"]).splitlines():
         there, name = line.split("\t")
         if there == commit:
             return name.removeprefix("refs/heads/")
-    git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
+    git(root, "push", "--quiet", operands=["origin", f"HEAD:refs/heads/{branch}"])
     return branch

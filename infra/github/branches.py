@@ -54,4 +54,5 @@ def is_on_remote(root: Path, branch: str) -> bool:
     Raises:
         subprocess.CalledProcessError: When the repository does not answer.
     """
-    return bool(git(root, "ls-remote", "origin", f"refs/heads/{branch}", GIT_TERMINAL_PROMPT="0"))
+    operands = ["origin", f"refs/heads/{branch}"]
+    return bool(git(root, "ls-remote", operands=operands, GIT_TERMINAL_PROMPT="0"))

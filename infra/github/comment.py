@@ -67,17 +67,18 @@ def publish(picture: bytes, name: str, remote: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         git(root, "init", "--quiet")
-        git(root, "remote", "add", "origin", remote)
-        old = git(root, "ls-remote", "origin", f"refs/heads/{BRANCH}").partition("\t")[0]
+        git(root, "remote", "add", operands=["origin", remote])
+        listed = git(root, "ls-remote", operands=["origin", f"refs/heads/{BRANCH}"])
+        old = listed.partition("\t")[0]
         if old:
-            git(root, "fetch", "--quiet", "--depth", "1", "origin", old)
-            git(root, "checkout", "--quiet", old)
+            git(root, "fetch", "--quiet", "--depth", "1", operands=["origin"], revisions=[old])
+            git(root, "switch", "--quiet", "--detach", revisions=[old])
         git(root, "checkout", "--quiet", "--orphan", BRANCH)
         (root / name).write_bytes(picture)
         git(root, "add", "--all")
         git(root, "commit", "--quiet", "--message", "Sample grids of pull requests")
         lease = f"--force-with-lease=refs/heads/{BRANCH}:{old}"
-        git(root, "push", "--quiet", lease, "origin", f"HEAD:refs/heads/{BRANCH}")
+        git(root, "push", "--quiet", lease, operands=["origin", f"HEAD:refs/heads/{BRANCH}"])
 
 
 def _gh(*arguments: str, body: dict[str, str] | None = None) -> str:

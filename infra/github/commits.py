@@ -4,27 +4,31 @@ Two jobs make the same commit from the same files: what was trained names the ve
 proposed afterwards by a job that never saw the training.
 """
 
-import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+
+from vivero.tracking.git import run_git
 
 BOT = "github-actions[bot]"
 EMAIL = "actions@users.noreply.github.com"
 MESSAGES = {"data.dvc": "data.dvc: new images", "dvc.lock": "dvc.lock: a retraining"}
 
 
-def git(root: Path, *arguments: str, **variables: str) -> str:
-    """What git says, as the bot; its failure is a CalledProcessError with what it said."""
+def git(
+    root: Path,
+    *arguments: str,
+    operands: Sequence[str] = (),
+    revisions: Sequence[str] = (),
+    **variables: str,
+) -> str:
+    """What git prints, as the bot; its failure is a CalledProcessError with its message."""
     who = ["-c", f"user.name={BOT}", "-c", f"user.email={EMAIL}", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", *who, *arguments],
-        cwd=root,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+    done = run_git(root, *who, *arguments, operands=operands, revisions=revisions, env=variables)
+    output, message = (part.decode(errors="replace") for part in (done.stdout, done.stderr))
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, done.args, output, message)
+    return output.strip()
 
 
 def commit_file(root: Path, name: str) -> bool:

@@ -56,7 +56,7 @@ def propose(root: Path, folder: Path, run_id: str, alarm_key: str = "") -> str |
     if not any([commit_file(root, name) for name in ("data.dvc", "dvc.lock")]):
         return None
     if not is_on_remote(root, branch):
-        git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
+        git(root, "push", "--quiet", operands=["origin", f"HEAD:refs/heads/{branch}"])
     body = describe(verdict, _read(folder / "registered.json"))
     _open_pull_request(root, branch, title(verdict), body)
     return branch

@@ -7,7 +7,6 @@ job reads (infra/github/comment.py): report.json and grid.png in work/report.
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from infra.github.small_pipeline import run_small
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import ViveroError
 from vivero.files import read_json, write_json, write_whole
+from vivero.tracking.git import resolve_commit
 
 FIELDS = ("value", "low", "high", "floor", "n", "better")
 GAP_PX, TITLE_PX = 12, 20
@@ -27,10 +27,8 @@ PAPER, INK = 255, 0
 def side(root: Path, clone: Path, revision: str) -> dict[str, Any]:
     """What the small pipeline said of one commit: its figures, stages' seconds and the verdict."""
     metrics = read_json(artifacts_dir(clone, "evaluate") / "metrics.json")["metrics"]
-    command = ["git", "rev-parse", f"{revision}^{{commit}}"]
-    commit = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return {
-        "commit": commit.stdout.strip(),
+        "commit": resolve_commit(root, revision),
         "verdict": read_json(artifacts_dir(clone, "judge") / "verdict.json")["verdict"],
         "seconds": read_json(work_dir(clone) / "experiment.json"),
         "metrics": {

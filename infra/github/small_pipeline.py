@@ -17,9 +17,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from infra.github.commits import git
 from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.errors import ConfigError, StageError, ViveroError
 from vivero.processes import run_in_group
+from vivero.tracking.git import resolve_commit
 
 PROFILE = "infra/profiles/small.yaml"
 # Of the surroundings; a small run belongs to nobody's server.
@@ -43,8 +45,8 @@ def run_small(root: Path, revision: str, name: str) -> Path:
     _clone(root, revision, clone)
     overrides = YAML(typ="safe").load((root / PROFILE).read_text(encoding="utf-8"))
     apply_overrides(clone / PARAMS, overrides)
-    _git(clone, "commit", "--quiet", "--all", "--message", "Settings of the small profile")
-    cache = _output(["dvc", "cache", "dir"], root)
+    git(clone, "commit", "--quiet", "--all", "--message", "Settings of the small profile")
+    cache = _cache_dir(root)
     (clone / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
     command = [sys.executable, "-m", "vivero.cli.app", "run"]
     exit_code = run_in_group(command, cwd=clone, env=_environment(clone))
@@ -74,24 +76,18 @@ def apply_overrides(params_path: Path, overrides: dict[str, Any]) -> None:
 
 
 def _clone(root: Path, revision: str, clone: Path) -> None:
-    try:
-        commit = _output(["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], root)
-    except subprocess.CalledProcessError as error:
-        raise ConfigError(f"git knows no commit '{revision}' in {root}") from error
+    commit = resolve_commit(root, revision)
+    if commit is None:
+        raise ConfigError(f"git knows no commit {revision[:80]!r} in {root}")
     clone.parent.mkdir(parents=True, exist_ok=True)
-    _output(["git", "clone", "--quiet", "--no-checkout", f"file://{root}", str(clone)], root)
-    _git(clone, "checkout", "--quiet", "-b", "small", commit)
+    address = [f"file://{root}", str(clone)]
+    git(root, "clone", "--quiet", "--no-checkout", operands=address)
+    git(clone, "switch", "--quiet", "--create", "small", revisions=[commit])
 
 
-def _git(clone: Path, *arguments: str) -> None:
-    who = ["-c", "user.name=Vivero", "-c", "user.email=vivero@localhost"]
-    _output(["git", *who, "-c", "commit.gpgsign=false", *arguments], clone)
-
-
-def _output(command: list[str], cwd: Path) -> str:
-    if command[0] == "dvc":
-        command = [sys.executable, "-m", *command]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+def _cache_dir(root: Path) -> str:
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

@@ -286,3 +286,11 @@ def test_the_small_profile_fits_the_settings(tmp_path: Path):
         apply_overrides(params, {"train.rate": 1})
     with pytest.raises(ConfigError, match=r"sets 'nothing\.at\.all'"):
         apply_overrides(params, {"nothing.at.all": 1})
+
+
+@pytest.mark.parametrize("module", ["comment", "propose", "gate"])
+def test_what_runs_with_write_permission_needs_no_package(module: str):
+    line = f"import sys; sys.path[:0] = ['.', 'src']; import infra.github.{module}"
+    command = [sys.executable, "-I", "-S", "-c", line]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

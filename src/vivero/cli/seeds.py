@@ -28,6 +28,7 @@ from vivero.evaluation.spread import Spread, spreads
 from vivero.evaluation.spread_plot import plot_spreads
 from vivero.files import write_json
 from vivero.processes import run_in_group
+from vivero.tracking.git import git_text
 
 OF_THE_MACHINE = {"seconds", "images_per_s"}  # and not of the model
 
@@ -82,23 +83,18 @@ def _refuse(root: Path, seeds: Sequence[int], name: str) -> None:
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ConfigError(f"'{name}' is no name for experiments; use letters, digits, - and _")
-    if _git(root, "rev-parse", "HEAD").returncode:
+    if git_text(root, "rev-parse", "--verify", "HEAD") is None:
         raise ConfigError(
             "DVC's experiments need a git repository with a commit; run `git init`, "
             "`git add --all` and `git commit` first"
         )
-    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "src").stdout.split()
+    command = ("ls-files", "--others", "--exclude-standard", "--", "src")
+    untracked = (git_text(root, *command) or "").splitlines()
     if untracked:
         raise ConfigError(
             f"git does not know {', '.join(untracked)}, so an experiment would run without; "
             f"run `git add src` first"
         )
-
-
-def _git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-    )
 
 
 def _reproduce(root: Path, experiment: str, seed: int, stage: str) -> int:

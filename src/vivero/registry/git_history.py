@@ -6,17 +6,16 @@ second. Nothing is checked out and nothing is written. Without git everything is
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vivero.tracking.git import git_output
+from vivero.tracking.git import FULL_HASH, git_output, resolve_commit
 from vivero.tracking.lineage import digest_in_pointer
 
 POINTER = "data.dvc"
 HEX_PREFIX = re.compile(r"[0-9a-f]{7,40}")
-REF_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@{}^~-]*")
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,15 @@ class GitHistory:
         if HEX_PREFIX.fullmatch(name):
             found = self._git("rev-parse", f"--disambiguate={name}") or b""
             return self._only_commits(found.decode().split())
-        if not REF_NAME.fullmatch(name):
-            return []
-        verify = ("rev-parse", "--verify", "--quiet", "--end-of-options")
-        return (self._git(*verify, f"{name}^{{commit}}") or b"").decode().split()
+        sha = None if self._root is None else resolve_commit(self._root, name)
+        return [] if sha is None else [sha]
 
     def commit(self, sha: str) -> Commit:
-        """What git knows of a commit; only its hash where git does not know it."""
-        shown = self._git("show", "--no-patch", "--format=%cI%x00%s", f"{sha}^{{commit}}")
+        """What git knows of a commit; only its name where git does not know it."""
+        if not FULL_HASH.fullmatch(sha):
+            return Commit(sha)
+        command = ("show", "--no-patch", "--format=%cI%x00%s")
+        shown = self._git(*command, revisions=[f"{sha}^{{commit}}"])
         if shown is None:
             return Commit(sha)
         committed_at, _, subject = shown.decode(errors="replace").strip().partition("\0")
@@ -78,7 +78,9 @@ class GitHistory:
 
     def file_at(self, sha: str, path: str) -> bytes | None:
         """The bytes of a file at a commit; None where there is none."""
-        return self._git("cat-file", "blob", f"{sha}:{path}")
+        if not FULL_HASH.fullmatch(sha):
+            return None
+        return self._git("cat-file", "blob", revisions=[f"{sha}:{path}"])
 
     def is_same_at(self, sha: str, path: str, sha256: str | None) -> bool | None:
         """Whether a file had this sha256 at a commit; None when one of both is not known."""
@@ -103,9 +105,10 @@ class GitHistory:
         return {sha: digest for sha, blob in blobs.items() if (digest := digests[blob])}
 
     def _digest_in_blob(self, blob: str) -> str | None:
-        if blob.endswith(" missing"):
+        if not FULL_HASH.fullmatch(blob):  # the commit has no such file
             return None
-        return digest_in_pointer((self._git("cat-file", "blob", blob) or b"").decode())
+        content = self._git("cat-file", "blob", revisions=[blob]) or b""
+        return digest_in_pointer(content.decode(errors="replace"))
 
     def _only_commits(self, shas: list[str]) -> list[str]:
         kinds = self._batch("--batch-check=%(objecttype)", shas)
@@ -115,6 +118,10 @@ class GitHistory:
         given = "".join(f"{name}\n" for name in names).encode()
         return (self._git("cat-file", mode, given=given) or b"").decode().splitlines()
 
-    def _git(self, *arguments: str, given: bytes = b"") -> bytes | None:
+    def _git(
+        self, *arguments: str, revisions: Sequence[str] = (), given: bytes = b""
+    ) -> bytes | None:
         """What git prints; None when it fails, is missing, or root is no repository."""
-        return None if self._root is None else git_output(self._root, *arguments, given=given)
+        if self._root is None:
+            return None
+        return git_output(self._root, *arguments, revisions=revisions, given=given)
