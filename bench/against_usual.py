@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -26,6 +26,7 @@ from bench import our_model, usual_model
 from bench.contest import SECONDS, contest_environment
 from bench.judging import JUDGES, judge_samples, open_real_images
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
+from vivero.errors import DataError
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.files import write_json
 from vivero.processes import speak_of_our_own
@@ -37,6 +38,7 @@ ERRORS = ("mse", "mse_clipped")
 
 Rows = dict[str, dict[str, Any]]
 Targets = list[dict[str, Any]]
+Found = TypeVar("Found")
 
 
 def all_runs(root: Path, seconds: float, only_finished: bool) -> Rows:
@@ -49,7 +51,21 @@ def all_runs(root: Path, seconds: float, only_finished: bool) -> Rows:
         subprocess.run(process, cwd=root, env=contest_environment(), check=True)
     theirs = usual_model.results(root, seconds)
     rows = {name: theirs[name] for name in (*DEFAULTS, *BESTS) if name in theirs}
-    return rows | {name: our_model.result(root, name) for name in ours}
+    return rows | {name: undamaged(our_model.result(root, name), name) for name in ours}
+
+
+def undamaged(found: Found | None, name: str) -> Found:
+    """What a run left.
+
+    Raises:
+        DataError: When it is missing or damaged.
+    """
+    if found is None:
+        raise DataError(
+            f"a result of the run {name} is missing or damaged; run `make bench-usual` to compute "
+            f"it again"
+        )
+    return found
 
 
 def judged(rows: Rows, root: Path) -> Rows:
@@ -65,14 +81,14 @@ def judged(rows: Rows, root: Path) -> Rows:
         row, folder = rows[name], usual_model.run_folder(root, name)
         kinds = {}
         for kind in row["samplings"]:
-            samples = np.load(usual_model.samples_path(folder, kind))
+            samples = undamaged(usual_model.samples_of(folder, kind), name)
             kinds[kind] = judge_samples(samples, real, labels_of(samples, row["run"]["is_fitted"]))
         better = min(kinds, key=lambda kind: sum(kinds[kind]["judges"][j]["fd"] for j in JUDGES))
         row |= {"sampling": {**row["samplings"][better], "kind": better}, "judges_by_kind": kinds}
         row["judges"] = {str(kinds[better]["n"]): kinds[better]}
         counts.add(kinds[better]["n"])
     for name in (OURS, OURS_QUARTER):
-        samples = np.load(our_model.run_folder(root, name) / "samples.npy")
+        samples = undamaged(our_model.samples(root, name), name)
         rows[name]["judges"] = {
             str(n): judge_samples(samples[:n], real, labels_of(samples[:n], True))
             for n in sorted(counts | {len(samples)})

@@ -34,7 +34,8 @@ from vivero.data.imagefolder import import_folder
 from vivero.data.prepared import open_split, read_card
 from vivero.errors import DataError
 from vivero.evaluation.grids import save_grid
-from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json
+from vivero.files import sha256_of_dir, sha256_of_file
+from vivero.integrity.caches import read_record, write_record
 from vivero.stages import prepare_data, validate_data
 
 NAME = "food-photographs"
@@ -100,9 +101,10 @@ def colour_images_dir(root: Path) -> Path:
     home = work_dir(root) / "bench" / "colour"
     images_dir = artifacts_dir(home, prepare_data.NAME) / "images"
     recipe = Recipe()
-    made_from = sha256_of_json([NAME, ARCHIVE_SHA256, CLASSES, asdict(recipe), SOURCE, LICENCE])
-    stamp_path = home / "made_from.json"
-    if stamp_path.is_file() and read_json(stamp_path) == made_from:
+    made_from = [NAME, ARCHIVE_SHA256, CLASSES, asdict(recipe), SOURCE, LICENCE]
+    record_path = home / "made_from.json"
+    record = read_record(record_path, made_from)
+    if record and record["images_sha256"] == sha256_of_dir(images_dir):
         return images_dir
     photos = list(read_photos(fetched_archive(work_dir(root) / "bench" / "sources")))
     with tempfile.TemporaryDirectory() as name:
@@ -115,7 +117,8 @@ def colour_images_dir(root: Path) -> Path:
     config = colour_config(load_config(root / PARAMS), recipe)
     validate_data.run(config, home)
     prepare_data.run(config, home)
-    write_json(stamp_path, made_from)  # last: where it is missing, the set is not whole
+    # last: without this record the set is not complete
+    write_record(record_path, made_from, {"images_sha256": sha256_of_dir(images_dir)})
     return images_dir
 
 

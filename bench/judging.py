@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,7 +27,8 @@ from vivero.evaluation.extractors import Extractor
 from vivero.evaluation.features import cached_features, extract, sha256_of_array
 from vivero.evaluation.frechet import Moments, frechet_estimate, moments
 from vivero.evaluation.kernel import kernel_estimate, mean_kernel_of_pairs
-from vivero.files import sha256_of_file, sha256_of_json, write_whole
+from vivero.files import sha256_of_file, sha256_of_json
+from vivero.integrity.caches import load_tensors, save_tensors
 
 JudgeName = Literal["strided", "pooled"]
 JUDGES: tuple[JudgeName, ...] = ("strided", "pooled")
@@ -168,14 +167,15 @@ def taught_judge(name: JudgeName, data: RealImages) -> TaughtJudge:
     The same images: the same weights, whatever the number of cores.
     """
     made_from = [name, EPOCHS, SEED, PEAK_LEARNING_RATE, WEIGHT_DECAY, data.num_answers]
-    key = sha256_of_json([*made_from, _sha256_of_images(data)])[:16]
-    path = data.judges_dir / f"{data.name}-{name}-{key}.safetensors"
+    key = sha256_of_json([*made_from, _sha256_of_images(data)])
+    path = data.judges_dir / f"{data.name}-{name}-{key[:16]}.safetensors"
     network = Judge(name, data.train.images.shape[1], data.num_answers)
-    if not _filled(network, path):
+    weights = load_tensors(path, key)
+    if weights is None:
         (network,) = spread_over_cores(partial(_teach, name), [data])  # one core: same weights
-        weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        with write_whole(path) as part_path:
-            part_path.write_bytes(save(weights))
+        save_tensors(path, key, network.state_dict())
+    else:
+        network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judge = TaughtJudge(name, network, sha256_of_file(path), math.nan)
     return replace(judge, accuracy=_accuracy(judge, data))
@@ -184,15 +184,6 @@ def taught_judge(name: JudgeName, data: RealImages) -> TaughtJudge:
 @cache
 def _sha256_of_images(data: RealImages) -> str:
     return sha256_of_array(data.train.images)
-
-
-def _filled(network: Judge, path: Path) -> bool:
-    """Whether the file was there and whole, and its weights are now the network's."""
-    try:
-        network.load_state_dict(load(path.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError):
-        return False
-    return True
 
 
 def _teach(name: JudgeName, data: RealImages) -> Judge:

@@ -18,7 +18,8 @@ from bench.model_run import RESULT, plan_of
 from bench.variants import PLAIN, TREE, VARIANTS, Run, variant_of
 from vivero.config.paths import artifacts_dir, work_dir
 from vivero.evaluation.plots import new_figure, save_figure
-from vivero.files import read_json, write_json, write_text
+from vivero.files import write_json, write_text
+from vivero.integrity.caches import read_record
 from vivero.tracking.mlflow_tracker import open_tracker
 from vivero.tracking.tracker import DatasetInput, RunSpec
 
@@ -289,14 +290,15 @@ def finished(runs: Sequence[Run], root: Path) -> dict[Run, dict[str, Any]]:
     """The result of every run that has one: of this code, or else the newest of other code."""
     found = {}
     for run in runs:
-        folder = plan_of(run, root).folder
-        paths = [folder / RESULT] if (folder / RESULT).is_file() else []
-        for path in folder.parent.glob(f"{run.seed}-*/{RESULT}") if not paths else ():
-            if read_json(path)["made_from"]["run"] == asdict(run):
-                paths.append(path)
-        if paths:
-            newest = max(paths, key=lambda path: path.stat().st_mtime)
-            found[run] = {**read_json(newest), "folder": str(newest.parent.relative_to(root))}
+        plan = plan_of(run, root)
+        results = {plan.folder / RESULT: plan.result} if plan.result else {}
+        for path in plan.folder.parent.glob(f"{run.seed}-*/{RESULT}") if not results else ():
+            result = read_record(path, path.parent.name)
+            if result and result["made_from"]["run"] == asdict(run):
+                results[path] = result
+        if results:
+            newest = max(results, key=lambda path: path.stat().st_mtime)
+            found[run] = {**results[newest], "folder": str(newest.parent.relative_to(root))}
     return found
 
 
@@ -305,7 +307,9 @@ def others_finished(runs: Sequence[Run], root: Path) -> dict[Run, dict[str, Any]
     found: dict[Run, dict[str, Any]] = {}
     paths = (work_dir(root) / "bench" / "models").glob(f"*/*/*/{RESULT}")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        result = read_json(path)
+        result = read_record(path, path.parent.name)
+        if result is None:
+            continue
         run = Run(**result["made_from"]["run"])
         like = replace(runs[0], dataset=run.dataset, variant=run.variant, seed=run.seed)
         is_known = run.variant.split("+")[0] in VARIANTS

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 import vivero
@@ -31,10 +30,11 @@ from vivero.config.schema import Config, TrainConfig
 from vivero.data.prepared import open_split, read_card
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.diffusion.tree_denoiser import TreeDenoiser
-from vivero.errors import SamplingError
+from vivero.errors import DataError, SamplingError
 from vivero.evaluation.denoising import held_out_bank, loss_by_noise_level
 from vivero.evaluation.grids import save_grid
-from vivero.files import read_json, sha256_of_json, write_json, write_whole
+from vivero.files import sha256_of_json
+from vivero.integrity.caches import load_tensors, read_record, save_tensors, write_record
 from vivero.models.denoisers import AnyDenoiser
 from vivero.stages import trainer
 from vivero.stages.sample import labels_in_turn
@@ -79,7 +79,12 @@ class Plan:
     @property
     def is_finished(self) -> bool:
         """Whether the result is there."""
-        return (self.folder / RESULT).is_file()
+        return self.result is not None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the run found; None when it is missing or damaged."""
+        return read_record(self.folder / RESULT, self.folder.name)
 
 
 def plan_of(run: Run, root: Path) -> Plan:
@@ -249,9 +254,15 @@ def borrowed(plan: Plan, root: Path, source: Plan) -> tuple[TrainState, Rig, dic
     """The model of another run, as if this one had trained it."""
     inputs, workers = inputs_of(plan, root, plan.config), alone()
     state = trainer.new_state(inputs, workers)
-    state.model.load_state_dict(load((source.folder / WEIGHTS).read_bytes()))
-    used: dict[str, Any] = read_json(source.folder / RESULT)["used"]
-    return state, trainer.new_rig(state, inputs, workers), used
+    weights = load_tensors(source.folder / WEIGHTS, source.folder.name)
+    result = read_record(source.folder / RESULT, source.folder.name)
+    if weights is None or result is None:
+        raise DataError(
+            f"the run in {source.folder} is damaged; delete that folder and run "
+            f"`make bench-models` again"
+        )
+    state.model.load_state_dict(weights)
+    return state, trainer.new_rig(state, inputs, workers), result["used"]
 
 
 def finish(plan: Plan, root: Path) -> None:
@@ -268,9 +279,7 @@ def finish(plan: Plan, root: Path) -> None:
         denoise = replace(denoise, is_naive=True)
     figures = figures_of(plan, root, denoise, rig)
     if source is None:
-        weights = {name: tensor.contiguous() for name, tensor in state.model.state_dict().items()}
-        with write_whole(plan.folder / WEIGHTS) as part_path:
-            part_path.write_bytes(save(weights))
+        save_tensors(plan.folder / WEIGHTS, plan.folder.name, state.model.state_dict())
     result = {
         "made_from": plan.made_from,
         "what": variant_of(plan.run.variant).what,
@@ -280,7 +289,8 @@ def finish(plan: Plan, root: Path) -> None:
         "finished_at": time.time(),
         "torch": torch.__version__,
     }
-    write_json(plan.folder / RESULT, result)  # last: it is what says that the run is finished
+    # last: a run with a result is finished
+    write_record(plan.folder / RESULT, plan.folder.name, result)
 
 
 @torch.inference_mode()

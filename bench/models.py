@@ -25,7 +25,6 @@ from bench.model_run import Plan, data_root_of, finish, plan_of
 from bench.variants import DATASETS, Run, runs_in_order, variant_of
 from vivero.config.paths import project_dir, work_dir
 from vivero.errors import ViveroError
-from vivero.files import read_json
 from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING, die_with_parent, speak_of_our_own
 
 MODULE = "bench.models"
@@ -163,8 +162,9 @@ def _started(plan: Plan, core: int, root: Path) -> Job:
 def _outcome(job: Job) -> str | None:
     """Say how a run ended; in words what failed, or None."""
     name = _name(job.plan.run)
-    if job.process.returncode == 0 and job.plan.is_finished:
-        tqdm.write(f"{name}: {line_of(read_json(job.plan.folder / 'result.json'))}")
+    result = job.plan.result
+    if job.process.returncode == 0 and result is not None:
+        tqdm.write(f"{name}: {line_of(result)}")
         return None
     lines = job.log_path.read_text(errors="replace").strip().splitlines()[-NUM_LINES_SAID:]
     if job.process.returncode == 0:

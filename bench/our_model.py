@@ -1,9 +1,9 @@
 """Our contestant: the default of params.yaml, trained by the product's own loop for some time.
 
-`python -m bench.our_model NAME SECONDS` leaves work/bench/ours/NAME with the bundle, samples.npy
-and result.json. How many images fit into the time is found by a short trial whose weights are
-thrown away; warm-up and averages keep the share of the run that they have in params.yaml, so the
-cosine ends with the time. Validation, previews and checkpoints come at the end, outside the time,
+`python -m bench.our_model NAME SECONDS` leaves work/bench/ours/NAME with the bundle,
+samples.safetensors and result.json. How many images fit into the time is found by a short trial
+whose weights are thrown away; warm-up and averages keep the share of the run that they have in
+params.yaml, so the cosine ends with the time. Validation, previews and checkpoints come at the end, outside the time,
 as they do for the usual model; what the run tells its tracker stays in memory.
 """
 
@@ -26,7 +26,7 @@ from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.config.schema import Config, TrainConfig
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.evaluation.torchvision_door import open_torchvision_door
-from vivero.files import read_json, write_json
+from vivero.integrity.caches import load_tensors, read_record, save_tensors, write_record
 from vivero.processes import speak_of_our_own
 from vivero.registry.bundle import Bundle, load_bundle, write_bundle
 from vivero.stages import trainer
@@ -41,6 +41,7 @@ from vivero.training.step import train_step
 NUM_WARM_STEPS, NUM_TRIAL_STEPS = 5, 30
 SHARE_AIMED_AT = 0.98  # of the time; a trial is not exact, and no one may take more than the rest
 NUM_SAMPLES = 1000
+SAMPLES = "samples.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +147,15 @@ def run_folder(root: Path, name: str) -> Path:
     return work_dir(root) / "bench" / "ours" / name
 
 
-def result(root: Path, name: str) -> dict[str, Any]:
-    """What a finished run of ours found."""
-    found: dict[str, Any] = read_json(run_folder(root, name) / "result.json")
-    return found
+def result(root: Path, name: str) -> dict[str, Any] | None:
+    """What a finished run of ours found; None when it is missing or damaged."""
+    return read_record(run_folder(root, name) / "result.json", name)
+
+
+def samples(root: Path, name: str) -> np.ndarray | None:
+    """The samples of a finished run of ours, uint8, (N, C, H, W); None as in `result`."""
+    tensors = load_tensors(run_folder(root, name) / SAMPLES, name)
+    return None if tensors is None else tensors["images"].numpy()
 
 
 def run_one(name: str, seconds: float, root: Path) -> None:
@@ -158,8 +164,8 @@ def run_one(name: str, seconds: float, root: Path) -> None:
     config, folder = load_config(root / PARAMS), run_folder(root, name)
     inputs = read_inputs(config, root)
     made_from = {"run_key": inputs.run_key, "seconds": seconds, **config.sample.model_dump()}
-    result_path = folder / "result.json"
-    if result_path.exists() and result(root, name)["made_from"] == made_from:
+    former = result(root, name)
+    if former and former["made_from"] == made_from and samples(root, name) is not None:
         return
     used = trained_bundle(inputs, seconds, folder)
     log.info("%s: %s", name, {key: round(value, 4) for key, value in used.items()})
@@ -170,9 +176,9 @@ def run_one(name: str, seconds: float, root: Path) -> None:
     }
     rows = {kind: denoising_rows(bundle.denoiser, bank, config) for kind, bank in banks.items()}
     clock = Clock(seconds)
-    samples = made_samples(bundle, config)
-    sampling = clock.used_for(len(samples))
-    np.save(folder / "samples.npy", samples)
+    images = made_samples(bundle, config)
+    sampling = clock.used_for(len(images))
+    save_tensors(folder / SAMPLES, name, {"images": torch.from_numpy(images)})
     report = {
         "made_from": made_from,
         "used": used,
@@ -183,7 +189,7 @@ def run_one(name: str, seconds: float, root: Path) -> None:
         "test_loss": mean_loss(rows["test"]),
         "sampling": sampling,
     }
-    write_json(result_path, report)
+    write_record(folder / "result.json", name, report)
 
 
 def main() -> None:

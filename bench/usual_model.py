@@ -32,7 +32,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,7 +50,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.data.prepared import to_model_range
 from vivero.evaluation.torchvision_door import open_torchvision_door
-from vivero.files import read_json, write_json, write_whole
+from vivero.integrity.caches import load_tensors, read_record, save_tensors, write_record
 from vivero.processes import speak_of_our_own
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -362,24 +361,26 @@ def run_one(run: UsualRun, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     trained_path, settings = folder / "trained.json", dataclasses.asdict(run)
     weights = {"raw": built_unet(run), "ema": built_unet(run)}
-    if trained_path.exists() and read_json(trained_path)["run"] == settings:
-        used = read_json(trained_path)["used"]
+    trained, key = read_record(trained_path, settings), json.dumps(settings)
+    paths = {kind: folder / f"{kind}.safetensors" for kind in weights}
+    kept = {kind: load_tensors(path, key) if trained else None for kind, path in paths.items()}
+    if trained is not None and None not in kept.values():
+        used = trained["used"]
         for kind, network in weights.items():
-            network.load_state_dict(load_file(folder / f"{kind}.safetensors"))
+            network.load_state_dict(kept[kind])
     else:
         weights["ema"], used = train(run, weights["raw"], root)
         for kind, network in weights.items():
-            with write_whole(folder / f"{kind}.safetensors") as path:
-                save_file(network.state_dict(), path)
+            save_tensors(paths[kind], key, network.state_dict())
         for path in folder.glob("sampling-*.json"):  # of former weights
             path.unlink()
-        write_json(trained_path, {"run": settings, "used": used})
+        write_record(trained_path, settings, {"used": used})
     log.info("%s: %s", run.name, {key: round(value, 4) for key, value in used.items()})
     report = {"run": settings, "used": used, **judged(run, weights, root)}
     report["num_parameters"] = sum(weight.numel() for weight in weights["raw"].parameters())
     if run.num_samples:
         report["samplings"] = samplings(run, weights[report["weights"]], folder)
-    write_json(folder / "result.json", report)
+    write_record(folder / "result.json", run.name, report)
     log.info("%s: held-out loss %.4f (%s)", run.name, report["validation_loss"], report["weights"])
 
 
@@ -388,32 +389,47 @@ def samplings(run: UsualRun, network: nn.Module, folder: Path) -> dict[str, dict
     found = {}
     for kind, is_clipped in SAMPLINGS.items():
         used_path = folder / f"sampling-{kind}.json"
-        if not used_path.exists():
+        used = read_record(used_path, kind)
+        if used is None or samples_of(folder, kind) is None:
             clock = Clock(run.seconds)
             samples = ddim_samples(network, run.num_samples, run.is_fitted, is_clipped)
             used = clock.used_for(len(samples))
-            np.save(samples_path(folder, kind), samples)
-            write_json(used_path, used)
-        found[kind] = read_json(used_path)
+            tensors = {"images": torch.from_numpy(samples)}
+            save_tensors(samples_path(folder, kind), kind, tensors)
+            write_record(used_path, kind, used)
+        found[kind] = used
     return found
 
 
 def samples_path(folder: Path, kind: str) -> Path:
-    """Where the samples of a kind lie."""
-    return folder / f"samples-{kind}.npy"
+    """The file of the samples of a kind."""
+    return folder / f"samples-{kind}.safetensors"
+
+
+def samples_of(folder: Path, kind: str) -> np.ndarray | None:
+    """The samples of a kind, uint8, (N, 1, 28, 28); None when they are missing or damaged."""
+    tensors = load_tensors(samples_path(folder, kind), kind)
+    return None if tensors is None else tensors["images"].numpy()
 
 
 def results(root: Path, seconds: float) -> dict[str, dict[str, Any]]:
     """What the finished runs of a contest of so many seconds found, by name."""
     paths = run_folder(root, "").glob("*/result.json")
-    found = {path.parent.name: read_json(path) for path in paths}
+    found = {path.parent.name: read_record(path, path.parent.name) for path in paths}
     lengths = (seconds, seconds / SEARCH_DIVISOR)
     return {
         name: report
         for name, report in found.items()
-        if report["run"]["seconds"] in lengths
-        and (not report["run"]["num_samples"] or report.get("samplings", {}).keys() == {*SAMPLINGS})
+        if report
+        and report["run"]["seconds"] in lengths
+        and (not report["run"]["num_samples"] or _has_samples(run_folder(root, name), report))
     }
+
+
+def _has_samples(folder: Path, report: dict[str, Any]) -> bool:
+    """Whether the samples of each kind are there and undamaged."""
+    is_known = report.get("samplings", {}).keys() == {*SAMPLINGS}
+    return is_known and all(samples_of(folder, kind) is not None for kind in SAMPLINGS)
 
 
 def losses_of(found: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from bench.models import settings_of
 from bench.variants import VARIANTS, Run, runs_in_order, train_config_of, variant_of
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
+from vivero.integrity.caches import write_record
 from vivero.training.learning_rate import rate_at
 
 
@@ -234,8 +235,7 @@ def test_a_narrower_call_reports_what_was_finished_before(tmp_path):
     def finish(folder, run, loss):
         made = {**result(run.seed, loss), "made_from": {"code_sha256": "c", "run": asdict(run)}}
         path = tmp_path / "work" / "bench" / "models" / run.dataset / run.variant / folder
-        path.mkdir(parents=True)
-        (path / "result.json").write_text(json.dumps(made))
+        write_record(path / "result.json", folder, made)
         os.utime(path / "result.json", (loss, loss))
 
     asked = Run("colour", "A5", 0, 240.0, 1000)
@@ -245,6 +245,9 @@ def test_a_narrower_call_reports_what_was_finished_before(tmp_path):
     finish("0-asked", asked, 1.0)
     finish("0-short", replace(before, seconds=10.0), 1.0)
     finish("0-gone", replace(before, variant="B9"), 1.0)
+    finish("1-damaged", before, 3.0)
+    damaged = next(tmp_path.rglob("1-damaged/result.json"))
+    damaged.write_text(damaged.read_text().replace('"value": 3.0', '"value": 1.0'))
     found = others_finished([asked], tmp_path)
     assert [*found] == [before]
     assert found[before]["denoising"][0]["value"] == 2.0

@@ -20,7 +20,7 @@ from bench.against_usual import (
     targets,
 )
 from bench.contest import Clock, contest_environment, denoising_rows, mean_loss
-from bench.our_model import TrainingTime, fitted_settings
+from bench.our_model import SAMPLES, TrainingTime, fitted_settings
 from bench.usual_model import (
     UsualDenoiser,
     UsualRun,
@@ -35,6 +35,7 @@ from bench.usual_model import (
 )
 from vivero.config.load import load_config
 from vivero.evaluation.denoising import NoiseBank
+from vivero.integrity.caches import save_tensors
 
 PARAMS_PATH = Path(__file__).parents[2] / "params.yaml"
 
@@ -161,10 +162,11 @@ def test_theirs_are_judged_by_the_better_samples_and_ours_at_the_same_numbers(
     folder = usual_model.run_folder(tmp_path, "docs")
     folder.mkdir(parents=True)
     for kind, brightness in {"plain": 9, "clipped": 4}.items():
-        np.save(usual_model.samples_path(folder, kind), np.full((6, 1, 2, 2), brightness, "u1"))
+        images = torch.full((6, 1, 2, 2), brightness, dtype=torch.uint8)
+        save_tensors(usual_model.samples_path(folder, kind), kind, {"images": images})
     for name in (OURS, OURS_QUARTER):
-        our_model.run_folder(tmp_path, name).mkdir(parents=True)
-        np.save(our_model.run_folder(tmp_path, name) / "samples.npy", np.ones((10, 1, 2, 2), "u1"))
+        images = torch.ones((10, 1, 2, 2), dtype=torch.uint8)
+        save_tensors(our_model.run_folder(tmp_path, name) / SAMPLES, name, {"images": images})
     docs = {"run": {"is_fitted": False}, "samplings": {"plain": {}, "clipped": {}}}
 
     rows = judged({"docs": docs, OURS: {}, OURS_QUARTER: {}}, tmp_path)

@@ -328,7 +328,7 @@ def _baselines(bench: Bench, figures: Sequence[CellFigures]) -> dict[int, Estima
     if baseline is None or baseline.error is not None:
         return {}
     fewer = {found.n for found in figures if found.n < baseline.n}
-    images = bench.store.images(BASELINE)
+    images = bench.store.images(BASELINE, baseline.n)
     return {n: bench.frechet(images[:n]) for n in sorted(fewer)}
 
 
@@ -339,7 +339,7 @@ def _grid_rows(store: CellStore, results: Results) -> list[GridRow]:
     for found in results.figures:
         group, title = found.cell.sampler, found.cell.title
         if found.error is None:
-            images = store.images(found.cell)[:NUM_COLUMNS]
+            images = store.images(found.cell, found.n)[:NUM_COLUMNS]
             rows.append(GridRow(group, (title, *_short_lines(found)), images))
         else:
             rows.append(GridRow(group, (title, *_wrapped(found.error)), None))

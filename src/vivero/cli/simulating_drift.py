@@ -31,7 +31,8 @@ from vivero.evaluation.drift_simulation import (
 from vivero.evaluation.drift_simulation_plot import plot_power, power_table
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features
-from vivero.files import read_json, sha256_of_json, write_json, write_text
+from vivero.files import sha256_of_json, write_json, write_text
+from vivero.integrity.caches import read_record, write_record
 
 MAX_SHIFTED_IMAGES = 2000
 NUM_DIRECTIONS = 256
@@ -84,16 +85,18 @@ def run_cells(
         for shift, size, num_trials in cells:
             cell_settings = {**settings, "shift": shift.name, "size": size, "trials": num_trials}
             key = sha256_of_json(cell_settings)
-            path = cells_dir / f"{shift.name.replace(' ', '-').replace(',', '')}-{size}.json"
+            title = shift.name.replace(" ", "-").replace(",", "")
+            path = cells_dir / f"{title}-{size}-{key[:12]}.json"
             bar.set_postfix_str(f"{shift.name}, {size} images", refresh=False)
-            if path.is_file() and read_json(path)["key"] == key:
-                results.append(CellResult(**read_json(path)["result"]))
+            finished = read_record(path, key)
+            if finished is not None:
+                results.append(CellResult(**finished))
                 bar.update(num_trials)
                 continue
             one = partial(_trial, pools, shift, size, config)
             reports = _counted(spread_over_cores(one, range(num_trials)), bar)
             results.append(summarised(shift, size, reports))
-            write_json(path, {"key": key, "result": asdict(results[-1])})
+            write_record(path, key, asdict(results[-1]))
     return results
 
 

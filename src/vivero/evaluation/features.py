@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from tqdm import tqdm
 
+from vivero.errors import ExtractorError
 from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.extractors import Extractor
-from vivero.files import write_whole
+from vivero.files import sha256_of_json
+from vivero.integrity.caches import load_tensors, save_tensors
 
 LOG_EVERY_S = 30.0
 
@@ -48,6 +48,9 @@ def extract(
         images: uint8, shape (N, C, H, W); may be memory-mapped.
         batch_images: Images per batch; changes the last digits of the features.
         subject: What the images are, for the progress bar.
+
+    Raises:
+        ExtractorError: When a feature or logit is NaN or infinite.
     """
     starts = range(0, len(images), batch_images)
 
@@ -62,8 +65,10 @@ def extract(
             parts.append(result)
             bar.update(len(result[0]))
             say(min((index + 1) * batch_images, len(images)))
+    features = torch.cat([part_features for part_features, _ in parts])
     logits = [part_logits for _, part_logits in parts if part_logits is not None]
-    return Features(torch.cat([f for f, _ in parts]), torch.cat(logits) if logits else None)
+    _refuse_non_finite(extractor, features, *logits)
+    return Features(features, torch.cat(logits) if logits else None)
 
 
 def cached_features(
@@ -75,26 +80,29 @@ def cached_features(
 ) -> Features:
     """As extract, but kept in cache_dir under the hash of the images, extractor and resize.
 
-    The cache holds what can be made again; a damaged entry is made again.
+    An entry that is damaged is computed again.
     """
-    key = hashlib.sha256(
-        f"{extractor.name}\0{extractor.weights_sha256}\0{extractor.resize}\0{batch_images}\0"
-        f"{sha256_of_array(images)}".encode()
-    ).hexdigest()
+    made_from = (extractor.name, extractor.weights_sha256, extractor.resize, batch_images)
+    key = sha256_of_json([*made_from, torch.__version__, sha256_of_array(images)])
     path = cache_dir / f"{extractor.name}-{key[:32]}.safetensors"
-    if path.is_file():
-        try:
-            tensors = load(path.read_bytes())  # not mapped: a cut file would kill the process
-            return Features(tensors["features"], tensors.get("logits"))
-        except (SafetensorError, KeyError):
-            log.warning("the cached features %s are damaged; making them again", path.name)
+    cached = load_tensors(path, key)
+    if cached is not None:
+        return Features(cached["features"], cached.get("logits"))
     made = extract(extractor, images, batch_images, subject)
-    tensors = {"features": made.features.contiguous()}
+    tensors = {"features": made.features}
     if made.logits is not None:
-        tensors["logits"] = made.logits.contiguous()
-    with write_whole(path) as part_path:
-        part_path.write_bytes(save(tensors))
+        tensors["logits"] = made.logits
+    save_tensors(path, key, tensors)
     return made
+
+
+def _refuse_non_finite(extractor: Extractor, *values: torch.Tensor) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
+        raise ExtractorError(
+            f"the extractor {extractor.name} returned a feature that is NaN or infinite, so no "
+            f"metric can be computed from it. Check that its weights are the published ones "
+            f"(sha256 {extractor.weights_sha256[:12]}...), then run the same command again"
+        )
 
 
 def sha256_of_array(array: np.ndarray) -> str:

@@ -2,10 +2,12 @@
 
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from vivero.errors import ExtractorError
@@ -145,17 +147,58 @@ def test_inception_at_another_size_is_refused(tmp_path: Path):
         build_extractor("inception", 64, tmp_path)
 
 
-def test_the_cache_gives_the_same_features_and_survives_damage(extractor, tmp_path: Path):
-    images = drawn_images(4)
-    made = cached_features(extractor, images, 2, tmp_path)
-    (entry,) = tmp_path.iterdir()
-    again = cached_features(extractor, images, 2, tmp_path)
-    entry.write_bytes(b"damaged")
-    mended = cached_features(extractor, images, 2, tmp_path)
-    other = cached_features(extractor, images[:3], 2, tmp_path)
+def flip_a_bit_of_the_features(entry: Path) -> None:
+    """Set the lowest bit of the first feature's exponent, which leaves the file well-formed."""
+    content = bytearray(entry.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    content[begin + 2] ^= 0x80
+    entry.write_bytes(content)
 
-    assert torch.equal(made.features, again.features)
-    assert torch.equal(made.features, mended.features)
-    assert torch.equal(made.logits, again.logits)
-    assert len(other.features) == 3
+
+def cut(entry: Path) -> None:
+    entry.write_bytes(entry.read_bytes()[:-5])
+
+
+def write_infinite_features(entry: Path) -> None:
+    safetensors.torch.save_file({"features": torch.full((4, 1280), torch.inf)}, entry)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit_of_the_features, cut, write_infinite_features])
+def test_a_damaged_cache_entry_is_computed_again(extractor, tmp_path: Path, caplog, damage):
+    images = drawn_images(4)
+    first = cached_features(extractor, images, 2, tmp_path)
+    (entry,) = tmp_path.iterdir()
+    whole = entry.read_bytes()
+    damage(entry)
+    second = cached_features(extractor, images, 2, tmp_path)
+    assert torch.equal(first.features, second.features)
+    assert torch.equal(first.logits, second.logits)
+    assert f"{entry} is damaged" in caplog.text
+    assert entry.read_bytes() == whole
+
+
+def test_the_cache_is_used_and_knows_other_images_apart(extractor, tmp_path: Path):
+    images, calls = drawn_images(4), []
+    counting = replace(extractor, forward=lambda x: calls.append(len(x)) or extractor.forward(x))
+    first = cached_features(counting, images, 2, tmp_path)
+    again = cached_features(counting, images, 2, tmp_path)
+    assert calls == [2, 2]
+    assert torch.equal(first.features, again.features)
+    assert torch.equal(first.logits, again.logits)
+    assert len(cached_features(counting, images[:3], 2, tmp_path).features) == 3
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", [torch.inf, torch.nan])
+@pytest.mark.parametrize("is_logit", [False, True])
+def test_features_that_are_not_finite_are_refused_and_not_cached(
+    extractor, tmp_path: Path, number, is_logit
+):
+    def broken(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = torch.zeros(len(images), 1280), torch.zeros(len(images), 1000)
+        (logits if is_logit else features)[0, 0] = number
+        return features, logits
+
+    with pytest.raises(ExtractorError, match=r"NaN or infinite.*run the same command again"):
+        cached_features(replace(extractor, forward=broken), drawn_images(4), 2, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vivero.errors import DataError
 from vivero.evaluation.intervals import normal_estimate
 from vivero.evaluation.sampler_cells import CellStore
 from vivero.evaluation.sampler_comparison import Cell, CellFigures
@@ -26,7 +27,7 @@ def test_a_cell_comes_back(store: CellStore):
     assert store.figures(CELL, 3) is None
     store.keep(FIGURES, IMAGES)
     assert store.figures(CELL, 3) == FIGURES
-    assert np.array_equal(store.images(CELL), IMAGES)
+    assert np.array_equal(store.images(CELL, 3), IMAGES)
 
 
 def test_a_cell_that_diverged_comes_back_without_images(store: CellStore):
@@ -50,8 +51,29 @@ def test_a_damaged_cell_is_not_there(store: CellStore, damage: str):
 
 def test_figures_without_images_are_not_there(store: CellStore):
     store.keep(FIGURES, IMAGES)
-    (store.folder / "uni_pc-8.npy").unlink()
+    (store.folder / "uni_pc-8.safetensors").unlink()
     assert store.figures(CELL, 3) is None
+    with pytest.raises(DataError, match="run the same command again"):
+        store.images(CELL, 3)
+
+
+@pytest.mark.parametrize("name", ["uni_pc-8.json", "uni_pc-8.safetensors"])
+def test_one_flipped_bit_makes_a_cell_damaged(store: CellStore, caplog, name: str):
+    store.keep(FIGURES, IMAGES)
+    path = store.folder / name
+    content = bytearray(path.read_bytes())
+    place = content.index(b"5.0") if name.endswith(".json") else len(content) - 1
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert store.figures(CELL, 3) is None
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_a_cell_under_the_name_of_another_one_is_not_there(store: CellStore):
+    store.keep(FIGURES, IMAGES)
+    for path in list(store.folder.iterdir()):
+        path.rename(path.with_name(path.name.replace("uni_pc-8", "uni_pc-10")))
+    assert store.figures(replace(CELL, num_steps=10), 3) is None
 
 
 def test_the_converged_solution_comes_back(store: CellStore):
