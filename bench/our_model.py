@@ -3,8 +3,7 @@
 `python -m bench.our_model NAME SECONDS` leaves work/bench/ours/NAME with the bundle,
 samples.safetensors and result.json. How many images fit into the time is found by a short trial
 whose weights are thrown away; warm-up and averages keep the share of the run that they have in
-params.yaml, so the cosine ends with the time. Validation, previews and checkpoints come at the end, outside the time,
-as they do for the usual model; what the run tells its tracker stays in memory.
+params.yaml, so the X do for the usual model; what the run tells its tracker stays in memory.
 """
 
 import contextlib
