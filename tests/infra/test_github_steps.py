@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from infra.environment.__main__ import write_state
 from infra.github.alias import command
 from infra.github.commits import commit_file
 from infra.github.gate import unfit
@@ -216,13 +218,14 @@ def test_what_is_typed_is_held_to_its_form(name: str, value: str):
 @pytest.mark.parametrize("value", ["$(shell touch PWNED)", "`touch PWNED`", "1; touch PWNED"])
 def test_make_hands_a_typed_value_to_no_shell(tmp_path: Path, value: str):
     (tmp_path / "Makefile").write_bytes((REPOSITORY / "Makefile").read_bytes())
+    shutil.copytree(REPOSITORY / "infra/environment", tmp_path / "infra/environment")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name in ("requirements.lock", "pyproject.toml"):
         (tmp_path / name).touch()
-    (tmp_path / ".venv/.installed").touch()
     python = tmp_path / ".venv/bin/python"
     python.write_text('#!/bin/sh\nprintf "%s" "$VERSION" > seen\n')
     python.chmod(0o755)
+    write_state(tmp_path)
     env = {**os.environ, **TYPED, "VERSION": value}
     subprocess.run(["make", "promote"], cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "seen").read_text() == value

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from infra.environment.__main__ import write_state
+
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = Path(sys.prefix)
 WORKFLOWS = REPOSITORY / ".github/workflows"
@@ -61,7 +63,7 @@ def _lend_environment(root: Path) -> None:
     (root / ".venv").mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (root / ".venv" / name).symlink_to(ENVIRONMENT / name)
-    (root / ".venv/.installed").touch()
+    write_state(root)
 
 
 def run_lines(workflow: str, job: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
@@ -57,16 +58,15 @@ def python_version(_root: Path) -> Finding:
 
 
 def packages(root: Path) -> Finding:
-    """Every package of requirements.lock in its version."""
+    """Every package of requirements.lock that is needed here, in its version."""
     wrong = []
-    for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines():
-        requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate():
-            continue
+    needed = _needed_names()
+    for requirement in _locked(root):
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing")
+            if canonicalize_name(requirement.name) in needed:
+                wrong.append(f"{requirement.name} is missing")
             continue
         if not requirement.specifier.contains(version):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
@@ -74,6 +74,22 @@ def packages(root: Path) -> Finding:
         return Finding("packages", "ok", "as requirements.lock says")
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return Finding("packages", "fail", "; ".join(wrong[:3]) + more, "rm -rf .venv && make setup")
+
+
+def _locked(root: Path) -> list[Requirement]:
+    """Requirements of the lock file for this platform, without their hashes."""
+    lines = (root / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line.rstrip(" \\")) for line in lines if not line.startswith((" ", "#"))]
+    return [item for item in found if item.marker is None or item.marker.evaluate()]
+
+
+def _needed_names() -> set[str]:
+    """Names that an installed package asks for, in any of its extras.
+
+    The lock also lists the CUDA libraries of one build of torch: another build does not name them.
+    """
+    asked = (line for found in metadata.distributions() for line in found.requires or ())
+    return {canonicalize_name(Requirement(line).name) for line in asked}
 
 
 def settings(root: Path) -> Finding:
