@@ -21,6 +21,7 @@ from vivero.data.appending import PRESENT, left_out_path, read_left_out
 from vivero.data.quarantine import QuarantineRow, reason_counts, worst_rows
 from vivero.errors import DataError
 from vivero.files import read_json, write_text
+from vivero.plain_text import markdown_text
 
 BRANCH_PREFIX = "data/"
 NO_IMAGES = ("hidden", "metadata")  # reasons of files that nobody brought as images
@@ -46,7 +47,10 @@ class Refusals:
         )
         present = f", {self.num_present} images were there already" if self.num_present else ""
         shown = worst_rows(self.rows, NUM_EXAMPLES)
-        examples = "\n".join(f"- {row.path!r}: {row.reason}: {row.detail}" for row in shown)
+        examples = "\n".join(
+            f"- {markdown_text(row.path)}: {row.reason}: {markdown_text(row.detail)}"
+            for row in shown
+        )
         return (
             f"No image of {unnamed(source)} was added: {len(self.rows)} files were refused "
             f"({counts}){present}. {path} on the worker lists each with its reason. Mend the "

@@ -51,7 +51,7 @@ def explain() -> int:
     if exit_code:
         return exit_code
     folder = artifacts_dir(project_dir(), "judge")
-    console = Console(width=max(120, Console().width))
+    console = Console(width=max(120, Console().width), markup=False, emoji=False)
     console.print(verdict_table(read_json(folder / "verdict.json")))
     written = ", ".join(sorted(path.name for path in folder.glob("verdict.*")))
     typer.echo(f"now: {read_json(folder / 'summary.json')['made']}")

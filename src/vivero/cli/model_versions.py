@@ -76,7 +76,7 @@ def _print_versions(root: Path, name: str) -> None:
             "yes" if version.signature_sha256 else "no",
             version.weights_sha256[:12],
         )
-    Console(width=max(110, Console().width)).print(table)
+    Console(width=max(110, Console().width), markup=False, emoji=False).print(table)
 
 
 def _print_history(root: Path, name: str) -> None:
@@ -101,4 +101,4 @@ def _print_history(root: Path, name: str) -> None:
             event.why,
             "by hand" if event.verdict_sha256 is None else event.verdict_sha256[:12],
         )
-    Console(width=max(110, Console().width)).print(table)
+    Console(width=max(110, Console().width), markup=False, emoji=False).print(table)

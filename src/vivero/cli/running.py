@@ -149,7 +149,7 @@ def serve_mlflow(port: int) -> int:
 
 
 def _print_result(root: Path, seconds: dict[str, float]) -> None:
-    console = Console(width=max(MIN_WIDTH, Console().width))
+    console = Console(width=max(MIN_WIDTH, Console().width), markup=False, emoji=False)
     console.print()
     console.print(_stage_table(root, seconds))
     console.print(_metric_table(read_json(artifacts_dir(root, "evaluate") / "metrics.json")))

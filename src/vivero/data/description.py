@@ -15,6 +15,7 @@ from vivero.data.quarantine import QUARANTINE_NAME, read_quarantine, reason_coun
 from vivero.data.resizing import RawImage, prepare_image
 from vivero.data.shards import ImageRow, Split, read_rows, shard_paths
 from vivero.files import write_whole
+from vivero.plain_text import one_line
 
 CELL_PX = 64
 NUM_COLUMNS = 10
@@ -38,7 +39,7 @@ class DataDescription:
         total = sum(counts.total() for counts in self.labels.values())
         kind = "grey" if card.num_channels == 1 else "colour"
         lines = [
-            f"{card.name}: {total} {kind} images in {self.num_shards} shards, "
+            f"{one_line(card.name)}: {total} {kind} images in {self.num_shards} shards, "
             f"{self.num_bytes / 1e6:.1f} MB",
             f"source: {card.source}; licence: {card.licence}; collected by: {card.collected_by}",
             "",
@@ -49,7 +50,7 @@ class DataDescription:
             classes.append((None, "(no label)"))
         for label, name in classes[:MAX_CLASSES_NAMED]:
             numbers = "".join(f"{counts[label]:>12}" for counts in self.labels.values())
-            lines.append(f"{name:24}{numbers}")
+            lines.append(f"{one_line(name):24}{numbers}")
         if len(classes) > MAX_CLASSES_NAMED:
             lines.append(f"... and {len(classes) - MAX_CLASSES_NAMED} more classes")
         totals = "".join(f"{counts.total():>12}" for counts in self.labels.values())

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, PngImagePlugin, UnidentifiedImageError
 
 from vivero.errors import DataError
+from vivero.evaluation.drawn_text import write_line
 from vivero.files import write_whole
 
 PROVENANCE_KEY = "vivero"  # of the tEXt chunk
@@ -98,17 +99,10 @@ def save_grid(
         corner = (GAP_PX + column * step_x, GAP_PX + row * step_y)
         sheet.paste(_picture(image).resize(tile_px, Image.Resampling.NEAREST), corner)
         if captions:
-            _write_caption(sheet, captions[index], (corner[0], corner[1] + tile_px[1]), tile_px[0])
+            below = (corner[0], corner[1] + tile_px[1])
+            write_line(ImageDraw.Draw(sheet), below, captions[index], 9, "black", tile_px[0])
     with write_whole(path) as part_path:
         sheet.save(part_path, format="PNG")
-
-
-def _write_caption(sheet: Image.Image, text: str, corner: tuple[int, int], width_px: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=10)
-    while text and draw.textlength(text, font=font) > width_px:
-        text = text[:-1]
-    draw.text(corner, text, fill="black", font=font)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vivero.evaluation.drawn_text import draw_as_text
 from vivero.files import write_whole
 
 WIDTH_IN, HEIGHT_IN = 7.0, 3.8
@@ -18,7 +19,8 @@ def new_figure(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Figu
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG atomically, with every text drawn as it is written."""
+    draw_as_text(figure)
     with write_whole(path) as part_path:
         figure.savefig(part_path, format="png", dpi=130)
 

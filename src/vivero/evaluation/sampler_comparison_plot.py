@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vivero.config.schema import SamplerName
+from vivero.evaluation.drawn_text import write_line
 from vivero.evaluation.intervals import Estimate
 from vivero.evaluation.plots import new_figure, save_figure
 from vivero.evaluation.sampler_comparison import (
@@ -41,6 +42,7 @@ GAP_PX = 2
 BETWEEN_SAMPLERS_PX = 10
 HEADER_PX = 20
 LINE_PX = 17
+TEXT_PX, TITLE_TEXT_PX = 11, 12  # heights of letters
 INK, FAINT, WARNING = "#111111", "#666666", "#b00020"
 
 
@@ -78,10 +80,10 @@ def draw_sampler_grid(rows: Sequence[GridRow], columns: Sequence[str], path: Pat
         top += step_y
     width = TITLE_PX + len(columns) * (tile_px[0] + GAP_PX)
     sheet = Image.new("RGB", (width, top), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
         left = TITLE_PX + column * (tile_px[0] + GAP_PX)
-        pen.text((left, 3), _cut(pen, name, font, tile_px[0]), fill=FAINT, font=font)
+        write_line(pen, (left, 3), name, TEXT_PX, FAINT, tile_px[0])
     for row, top in zip(rows, tops, strict=True):
         _draw_row(sheet, row, top, tile_px)
     with write_whole(path) as part_path:
@@ -89,31 +91,19 @@ def draw_sampler_grid(rows: Sequence[GridRow], columns: Sequence[str], path: Pat
 
 
 def _draw_row(sheet: Image.Image, row: GridRow, top: int, tile_px: tuple[int, int]) -> None:
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    bold = ImageFont.load_default(size=13)
-    pen.text((6, top), row.lines[0], fill=INK, font=bold)
+    pen = ImageDraw.Draw(sheet)
+    write_line(pen, (6, top), row.lines[0], TITLE_TEXT_PX, INK)
     if row.images is None:
         for below, line in enumerate(row.lines[1:]):
-            pen.text((TITLE_PX, top + below * LINE_PX), line, fill=WARNING, font=font)
+            write_line(pen, (TITLE_PX, top + below * LINE_PX), line, TEXT_PX, WARNING)
         return
     for below, line in enumerate(row.lines[1:], start=1):
-        pen.text((6, top + below * LINE_PX), line, fill=FAINT, font=font)
+        write_line(pen, (6, top + below * LINE_PX), line, TEXT_PX, FAINT)
     for column, image in enumerate(row.images):
         pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
         tile = Image.fromarray(np.ascontiguousarray(pixels))
         left = TITLE_PX + column * (tile_px[0] + GAP_PX)
         sheet.paste(tile.resize(tile_px, Image.Resampling.NEAREST), (left, top))
-
-
-def _cut(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width_px: int,
-) -> str:
-    while text and pen.textlength(text, font=font) > width_px:
-        text = text[:-1]
-    return text
 
 
 def plot_pareto(

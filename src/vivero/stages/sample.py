@@ -26,6 +26,7 @@ from vivero.errors import ConfigError, ViveroError
 from vivero.evaluation.grids import save_grid, save_image
 from vivero.files import write_json, write_whole
 from vivero.integrity.entry import verified
+from vivero.plain_text import one_line
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
 
@@ -186,7 +187,8 @@ def _labels(bundle: Bundle, request: SampleRequest) -> Tensor:
     if request.label is None:
         return labels_in_turn(request.num_images, num_classes)
     if not 0 <= request.label < num_classes:
-        known = ", ".join(f"{index} = {name}" for index, name in enumerate(bundle.class_names))
+        names = map(one_line, bundle.class_names)
+        known = ", ".join(f"{index} = {name}" for index, name in enumerate(names))
         raise ConfigError(
             f"this model has no class {request.label}; choose one of: {known}"
             if known
