@@ -11,6 +11,12 @@ from vivero.files import write_json
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
+from vivero.registry.seed_variance import (
+    MetricValues,
+    SeedVariance,
+    recipe_sha256,
+    write_seed_variance,
+)
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.tracker import RunSpec
 
@@ -37,8 +43,30 @@ def report(distance: float = 5.0, protocol: str = "a") -> dict[str, Any]:
     }
 
 
+def write_spread_between_seeds(root: Path, config: Config, relative_std: float = 0.002) -> None:
+    """seed_variance.json of the recipe in config, as `vivero seeds` would leave it."""
+    steps = (-1.3, -0.8, -0.1, 0.2, 0.7, 1.3)  # their sample standard deviation is 1
+
+    def values(mean: float) -> MetricValues:
+        return MetricValues(
+            {seed: mean * (1 + relative_std * step) for seed, step in enumerate(steps)}, 0.0
+        )
+
+    metrics = report()["metrics"]
+    write_seed_variance(
+        root,
+        SeedVariance(
+            name="tests",
+            recipe_sha256=recipe_sha256(config.train),
+            data_digest="d.dir",
+            weights_sha256={seed: f"{seed:064}" for seed in range(len(steps))},
+            metrics={name: values(metric["value"]) for name, metric in metrics.items()},
+        ),
+    )
+
+
 def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 5.0) -> str:
-    """artifacts/ as train, prepare_data, compute_reference and evaluate leave it.
+    """artifacts/ as train, prepare_data, compute_reference and evaluate leave it, and the spread.
 
     Returns:
         sha256 of the weights.
@@ -81,6 +109,7 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
     reference_dir.mkdir(parents=True, exist_ok=True)
     (reference_dir / "drift.safetensors").write_bytes(b"features")
     write_json(artifacts / "evaluate" / "metrics.json", report(distance))
+    write_spread_between_seeds(root, config)
     return weights_sha256
 
 

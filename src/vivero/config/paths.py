@@ -5,6 +5,7 @@ from pathlib import Path
 from vivero.errors import ConfigError
 
 PARAMS = "params.yaml"
+SEED_VARIANCE = "seed_variance.json"  # the spread between seeds of the recipe in params.yaml
 
 
 def project_dir(start: Path | None = None) -> Path:

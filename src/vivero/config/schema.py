@@ -345,7 +345,9 @@ class JudgeConfig(Section):
     max_copied_share: Share
     max_unusable_share: Share
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    superiority_confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_relative_gain: Annotated[float, Field(ge=0, lt=1)]
+    detectable_relative_gain: Annotated[float, Field(gt=0, lt=1)]
     margins: JudgeMargins
     require_clean_tree: bool
     latency_batch_images: Positive

@@ -4,9 +4,12 @@ Pure functions. Letters: N images, M reference images.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
+
+from vivero.evaluation.spread import SeedSpread
 
 CHANGED = 0.5  # added to either kind of disagreement of a pair of shares
 
@@ -20,12 +23,53 @@ class Gain:
         std_error: Of value, over draws of as many images; 0 when nothing differs.
         n: Images, or rounds of a measurement.
         is_paired: Whether it was taken image by image.
+        degrees_of_freedom: Of std_error: few where it rests on a few seeds.
     """
 
     value: float
     std_error: float
     n: int
     is_paired: bool
+    degrees_of_freedom: float = math.inf
+
+    def quantile(self, probability: float) -> float:
+        """Of Student's t at the degrees of freedom of std_error."""
+        return float(stats.t.ppf(probability, self.degrees_of_freedom))
+
+    def probability(self, limit: float) -> float:
+        """P(T <= limit / std_error), with T of Student's t: a one-sided p-value."""
+        return float(stats.t.cdf(limit / self.std_error, self.degrees_of_freedom))
+
+
+def add_seed_variance(gain: Gain, ours: float, theirs: float, spread: SeedSpread) -> Gain:
+    """The gain of a retraining: its error also covers that another seed gives another model.
+
+    With e the error by images, r the relative spread between seeds (evaluation removed) and r_obs
+    the same with evaluation, nu the degrees of freedom of the spread:
+        V = e^2 + r^2 (ours^2 + theirs^2)
+        degrees of freedom = nu V^2 / (r_obs^2 (ours^2 + theirs^2))^2, at least 1
+    For equal models this is e^2 + 2 sigma_seed^2. The degrees of freedom are Satterthwaite's,
+    2 V^2 / Var(V): Var(V) is that of the sample variance between seeds, 2 sigma_obs^4 / nu each;
+    the error by images rests on thousands of images and counts as known. Where the pair is
+    evaluated on as many images as the seeds were, V is 2 sigma_obs^2 and this is the t-test of two
+    trainings against the spread of N others, with nu degrees of freedom.
+
+    Args:
+        gain: With the error by images.
+        ours: The candidate's value.
+        theirs: The champion's value.
+        spread: Between seeds of a recipe.
+
+    Source:
+        Satterthwaite 1946, Biometrics Bulletin 2; Welch 1947, Biometrika 34.
+    """
+    scale = ours**2 + theirs**2
+    variance = gain.std_error**2 + spread.relative_std**2 * scale
+    observed = spread.observed_relative_std**2 * scale
+    if not observed:
+        return gain
+    freedom = spread.degrees_of_freedom * (variance / observed) ** 2
+    return replace(gain, std_error=math.sqrt(variance), degrees_of_freedom=max(1.0, freedom))
 
 
 def paired_error(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -1,9 +1,10 @@
-"""How far a figure moves when nothing but the seed of a training changes.
+"""How far a metric moves when nothing but the seed of a training changes.
 
 Pure functions. Letters: N seeds.
 """
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,6 +36,77 @@ class Spread:
     def half_width(self) -> float:
         """What stands behind the +-."""
         return self.mean.high - self.mean.value
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """The between-seed variance of one metric, as the gates use it.
+
+    The values of N seeds vary for two reasons: the trainings differ, and each value is measured on
+    a finite number of images. With v the sample variance of the values and e^2 half the mean
+    squared standard error of a paired difference of two of them, E[v] = sigma_seed^2 + e^2, so
+        sigma_seed^2 = max(0, v - e^2)
+    is the variance between trainings alone (one-way analysis of variance, method of moments).
+
+    Attributes:
+        values: By seed; at least two.
+        evaluation_error: e, the part of the spread that comes from evaluating on finite images.
+
+    Source:
+        Searle, Casella and McCulloch 1992, Variance Components, chapter 3.
+    """
+
+    values: dict[int, float]
+    evaluation_error: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of the sample variance: N - 1."""
+        return len(self.values) - 1
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a spread relative to the mean makes sense: above 0, or equal for all seeds."""
+        return self.mean > 0 or len(set(self.values.values())) == 1
+
+    @property
+    def observed_relative_std(self) -> float:
+        """Sample standard deviation over the mean, the error of the evaluation included."""
+        return self._relative(statistics.stdev(self.values.values()))
+
+    @property
+    def relative_std(self) -> float:
+        """sigma_seed over the mean, the error of the evaluation removed."""
+        observed = statistics.variance(self.values.values())
+        return self._relative(math.sqrt(max(0.0, observed - self.evaluation_error**2)))
+
+    def _relative(self, std: float) -> float:
+        return std / abs(self.mean) if std else 0.0
+
+
+@dataclass(frozen=True)
+class SeedSpreads:
+    """The spreads that a gate uses.
+
+    Attributes:
+        by_metric: The spread between seeds of each metric.
+        note: What the reader of a gate must know of them; empty when they fit the candidate.
+    """
+
+    by_metric: Mapping[str, SeedSpread]
+    note: str = ""
+
+    def find(self, metric: str) -> SeedSpread | None:
+        """The spread of a metric; that of other numbers of images will do, as it is relative."""
+        stem = metric.rpartition(".")[0]
+        same = (name for name in self.by_metric if stem and name.rpartition(".")[0] == stem)
+        found = metric if metric in self.by_metric else next(same, None)
+        return None if found is None else self.by_metric[found]
 
 
 def spreads(figures_by_seed: Mapping[int, Figures]) -> dict[str, Spread]:

@@ -3,23 +3,26 @@
 The primary figure is the Frechet distance: superiority. Every other figure: non-inferiority, by a
 margin. To promote, all must pass; that is an intersection-union test, whose level is that of its
 single tests without a correction (Berger 1982, Technometrics 24). To reject, one that is worse
-suffices; that is a union, so those p-values are raised by Holm's method. Pure functions.
+suffices; that is a union, so those p-values are raised by Holm's method. Models that were trained
+apart also differ by their seed, so the error of a gain covers the variance between seeds; only a
+model of the same weights is compared without it. Pure functions.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
+from vivero.config.paths import SEED_VARIANCE
 from vivero.config.schema import JudgeConfig
 from vivero.evaluation.comparison import holm_adjusted
-from vivero.evaluation.paired import Gain, paired_error, unpaired_error
+from vivero.evaluation.paired import Gain, add_seed_variance, paired_error, unpaired_error
 from vivero.evaluation.per_image import OF_REFERENCE
+from vivero.evaluation.spread import SeedSpreads
 
 DISTANCES = ("fid.", "fd.")  # the primary figure: FID where Inception was at hand
 LATENCY = "latency"
 GateKind = Literal["limit", "condition", "superiority", "non-inferiority"]
-NORMAL = NormalDist()
+MEASURE_SEEDS = "`vivero seeds 1 2 3 4 5 6 --name default`"
 POWER = 0.8
 
 
@@ -53,6 +56,33 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Measurements:
+    """What is known beside the two reports.
+
+    Attributes:
+        latency: How much less time the candidate takes, as a share of the champion's; None when it
+            was not measured.
+        spreads: How far each metric moves between seeds of one recipe; None when it is not known.
+    """
+
+    latency: Gain | None = None
+    spreads: SeedSpreads | None = None
+
+
+@dataclass(frozen=True)
+class SeedTerm:
+    """What is known of the variance between seeds in one difference.
+
+    Attributes:
+        is_known: Whether the error of the gain covers it, or need not.
+        note: A sentence for the reason of the gate; may be empty.
+    """
+
+    is_known: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Difference:
     """One figure of both models.
 
@@ -63,6 +93,7 @@ class Difference:
         unit: Of gain and margin.
         said: Both values, in words.
         least: What the gain of the primary must be at least; None for all others.
+        seeds: How the variance between seeds went into the error of the gain.
     """
 
     name: str
@@ -71,34 +102,38 @@ class Difference:
     unit: str
     said: str
     least: float | None = None
+    seeds: SeedTerm = SeedTerm(is_known=True)
 
     @property
     def p_worse(self) -> float:
         """One-sided p-value of "worse by more than the margin"."""
         over = self.gain.value + self.margin
+        if not self.seeds.is_known:
+            return 1.0
         if not self.gain.std_error:
             return float(over >= 0)
-        return NORMAL.cdf(over / self.gain.std_error)
+        return self.gain.probability(over)
 
 
 def difference_gates(
     candidate: Mapping[str, Any],
     champion: Mapping[str, Any],
     config: JudgeConfig,
-    latency: Gain | None,
+    measured: Measurements,
 ) -> tuple[Gate, ...]:
     """One gate for each figure that both reports have, the primary first.
 
-    With z the normal quantile of (1 + confidence) / 2, a one-sided level of (1 - confidence) / 2:
-        superior      gain - z error > 0 and gain >= min_relative_gain / 2 of the champion's value
-        not inferior  gain - z error >= -margin
-        worse         Holm-adjusted p-value of gain < -margin at most the level
+    With t the quantile of (1 + c) / 2 of Student's distribution with the degrees of freedom of the
+    error, where c is superiority_confidence for the first line and confidence for the others:
+        superior      gain - t error > 0 and gain >= min_relative_gain of the champion's value
+        not inferior  gain - t error >= -margin
+        worse         Holm-adjusted p-value of gain < -margin at most (1 - confidence) / 2
 
-    Half of the gain that is looked for is the point at which an equal model and one that is better
-    by that gain are told apart equally well: with ever more images neither is mistaken any more,
-    where significance alone would promote ever smaller gains.
+    The error covers the images and, for models of different weights, the seeds of both trainings.
+    The least gain matters where only images count: with ever more of them significance alone would
+    promote ever smaller gains.
     """
-    found = list(differences(candidate, champion, config, latency))
+    found = list(differences(candidate, champion, config, measured))
     adjusted = holm_adjusted([difference.p_worse for difference in found])
     return tuple(
         _gate(difference, p_worse, config)
@@ -110,20 +145,15 @@ def differences(
     candidate: Mapping[str, Any],
     champion: Mapping[str, Any],
     config: JudgeConfig,
-    latency: Gain | None,
+    measured: Measurements,
 ) -> Iterator[Difference]:
     """Every figure that is compared, with its margin in the figure's own unit."""
     primary = metrics_named(candidate, *DISTANCES)[0][0]
     theirs = champion["metrics"][primary]["value"]
-    least = config.min_relative_gain / 2 * abs(theirs)
-    yield Difference(
-        primary,
-        gain_of(primary, candidate, champion),
-        0.0,
-        "distance",
-        _said(primary, candidate, champion),
-        least,
-    )
+    least = config.min_relative_gain * abs(theirs)
+    gain, seeds = gain_over_seeds(primary, candidate, champion, measured.spreads)
+    said = _said(primary, candidate, champion)
+    yield Difference(primary, gain, 0.0, "distance", said, least, seeds)
     margins = config.margins
     for prefix, margin, unit in (
         ("label_agreement.", margins.label_agreement, "share"),
@@ -134,13 +164,40 @@ def differences(
         for name, _ in metrics_named(candidate, prefix):
             if name in champion["metrics"]:
                 scale = abs(champion["metrics"][name]["value"]) if unit == "of champion" else 1.0
-                gain = gain_of(name, candidate, champion)
+                gain, seeds = gain_over_seeds(name, candidate, champion, measured.spreads)
                 said = _said(name, candidate, champion)
-                yield Difference(name, gain, margin * scale, "loss" if scale != 1 else unit, said)
+                unit_of_gain = "loss" if scale != 1 else unit
+                yield Difference(name, gain, margin * scale, unit_of_gain, said, seeds=seeds)
+    latency = measured.latency
     if latency is not None:
         less = "less" if latency.value >= 0 else "more"
         said = f"the time per image is {abs(latency.value):.1%} {less} than the champion's"
         yield Difference(LATENCY, latency, margins.latency, "of champion", said)
+
+
+def gain_over_seeds(
+    name: str,
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any],
+    spreads: SeedSpreads | None,
+) -> tuple[Gain, SeedTerm]:
+    """The gain with the error of images and seeds, and what is known of the seeds."""
+    gain = gain_of(name, candidate, champion)
+    if _weights(candidate) and _weights(candidate) == _weights(champion):
+        return gain, SeedTerm(True, "the same weights, so no seeds are compared")
+    if spreads is None:
+        return gain, SeedTerm(False, f"{SEED_VARIANCE} is missing")
+    spread = spreads.find(name)
+    if spread is None:
+        return gain, SeedTerm(False, f"{SEED_VARIANCE} has no {name}")
+    ours, theirs = (report["metrics"][name]["value"] for report in (candidate, champion))
+    note = f"seeds differ by {spread.relative_std:.2g} ({len(spread.values)} trainings"
+    note += f", {spreads.note})" if spreads.note else ")"
+    return add_seed_variance(gain, ours, theirs, spread), SeedTerm(True, note)
+
+
+def _weights(report: Mapping[str, Any]) -> str:
+    return str((report.get("lineage") or {}).get("weights_sha256") or "")
 
 
 def gain_of(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Gain:
@@ -177,8 +234,10 @@ def _pair(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) 
 
 
 def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
-    gain, level = difference.gain, (1 - config.confidence) / 2
-    reach = NORMAL.inv_cdf(1 - level) * gain.std_error
+    gain, is_primary = difference.gain, difference.least is not None
+    confidence = config.superiority_confidence if is_primary else config.confidence
+    level = (1 - confidence) / 2
+    reach = gain.quantile(1 - level) * gain.std_error if gain.std_error else 0.0
     if difference.least is None:
         kind: GateKind = "non-inferiority"
         asked_for, said = -difference.margin, f"surely above -{difference.margin:.3g}"
@@ -187,15 +246,19 @@ def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
         kind = "superiority"
         asked_for, said = difference.least, f"surely above 0, and {difference.least:.3g}"
         passed, found = _superiority(gain, reach, difference.least)
-    if p_worse <= level:
+    if p_worse <= (1 - config.confidence) / 2:
         passed = False
         found = "worse beyond chance" + (" and margin" if difference.least is None else "")
+    if not difference.seeds.is_known:
+        passed, found = None, "the variance between seeds is not known"
     reason = (
         f"{found}: {difference.said}: a gain of {gain.value:.3g} ± {reach:.2g} "
-        f"({config.confidence:.0%}, {_how(difference)}); asked for: {said}"
+        f"({confidence:.3g} confidence, {_how(difference)}); asked for: {said}"
     )
-    if difference.least is not None and passed is None:
-        seen = (NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)) * gain.std_error
+    if not difference.seeds.is_known:
+        reason += f". {difference.seeds.note}: run {MEASURE_SEEDS}, commit the file, judge again"
+    elif difference.least is not None and passed is None:
+        seen = (gain.quantile(1 - level) + gain.quantile(POWER)) * gain.std_error
         reason += f". A true gain of {seen:.3g} would be found in {POWER:.0%} of such comparisons"
     return Gate(
         name=difference.name,
@@ -228,7 +291,9 @@ def _non_inferiority(difference: Difference, reach: float) -> tuple[bool | None,
 def _how(difference: Difference) -> str:
     if difference.name == LATENCY:
         return f"{difference.gain.n} rounds, in turn"
-    return "image by image" if difference.gain.is_paired else "unpaired: a report lacks the values"
+    how = "image by image" if difference.gain.is_paired else "unpaired: a report lacks the values"
+    is_told = difference.seeds.is_known and difference.seeds.note
+    return f"{how}; {difference.seeds.note}" if is_told else how
 
 
 def _better(name: str) -> str:

@@ -127,7 +127,7 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
         )
     equal = list(_reports(pool, 0.0, plan.draws, plan.seed, advance))
     figures = np.array([distance_of(report) for report in equal])
-    gain = config.min_relative_gain * float(figures.mean())
+    gain = config.detectable_relative_gain * float(figures.mean())
     (real_share,) = spread_over_cores(partial(share_for_gain, pool), [gain])
     better = list(_reports(pool, real_share, plan.draws, plan.seed + 1, advance))
     places = _pairs(plan)
@@ -140,7 +140,7 @@ def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], 
         better=[_verdict(*pair, config) for pair in betters],
         naive=sum(_naive(*pair) for pair in pairs),
         gains=(_gains(pairs, scale), _gains(betters, scale)),
-        true_gain=config.min_relative_gain,
+        true_gain=config.detectable_relative_gain,
         real_share=real_share,
         mean_distance=scale,
         distance_std=float(figures.std(ddof=1)),
@@ -201,7 +201,7 @@ def share_for_gain(pool: Pool, gain: float) -> float:
     if gained(1.0) < gain:
         raise ValueError(
             f"real images are only {gained(1.0):.3g} better than the samples ({start:.4g}), and "
-            f"the margin is {gain:.3g}; lower judge.min_relative_gain"
+            f"the margin is {gain:.3g}; lower judge.detectable_relative_gain"
         )
     low, high = 0.0, 1.0
     for _ in range(SHARE_STEPS):
@@ -287,5 +287,5 @@ def power(true_gain: float, std_error: float, config: JudgeConfig) -> float:
         std_error: Of the measured gain, as such a share.
         config: The rule's settings.
     """
-    needed = NORMAL.inv_cdf((1 + config.confidence) / 2) * std_error
-    return NORMAL.cdf((true_gain - max(needed, config.min_relative_gain / 2)) / std_error)
+    needed = NORMAL.inv_cdf((1 + config.superiority_confidence) / 2) * std_error
+    return NORMAL.cdf((true_gain - max(needed, config.min_relative_gain)) / std_error)

@@ -12,10 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vivero.config.schema import JudgeConfig
-from vivero.evaluation.paired import Gain
-from vivero.registry.differences import DISTANCES, Gate, difference_gates, metrics_named
+from vivero.registry.differences import (
+    DISTANCES,
+    Gate,
+    Measurements,
+    difference_gates,
+    metrics_named,
+)
 
 VerdictName = Literal["first", "promote", "champion", "hold", "reject"]
+NOTHING_MEASURED = Measurements()
 LIMITS = {  # by the beginning of a figure's name: its group, which a report may say is missing
     "label_agreement.": "label agreement",
     "copied_share.": "copies of training images",
@@ -45,7 +51,7 @@ def judge(
     champion: Mapping[str, Any] | None,
     config: JudgeConfig,
     conditions: Sequence[Gate] = (),
-    latency: Gain | None = None,
+    measured: Measurements = NOTHING_MEASURED,
     *,
     is_champion: bool = False,
 ) -> Verdict:
@@ -56,8 +62,7 @@ def judge(
         champion: The champion's report; None when there is no champion.
         config: Limits, margins and confidence.
         conditions: Gates about how the candidate was made, decided by what gathered the facts.
-        latency: How much less time the candidate takes, as a share of the champion's; None when it
-            was not measured.
+        measured: Latency and the spread between seeds, where they are known.
         is_champion: The candidate is the champion itself, so there is nothing to compare.
 
     Returns:
@@ -78,7 +83,7 @@ def judge(
     if protocols[0] != protocols[1]:
         gates = (*gates, _other_protocol(*protocols))
     else:
-        gates = (*gates, *difference_gates(candidate, champion, config, latency))
+        gates = (*gates, *difference_gates(candidate, champion, config, measured))
     return Verdict(_verdict(gates, "promote"), gates)
 
 

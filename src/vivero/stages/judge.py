@@ -20,8 +20,10 @@ from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.conditions import export_gate, tree_gate
+from vivero.registry.differences import Measurements
 from vivero.registry.gates import Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
+from vivero.registry.seed_variance import read_seed_variance, recipe_sha256, spreads_for
 from vivero.registry.verdict_page import LETS_PASS, MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
 from vivero.registry.versions import (
@@ -47,14 +49,22 @@ def run(config: Config, root: Path) -> Verdict:
         tree_gate(root, lineage, config.judge.require_clean_tree),
         export_gate(root, weights_sha256),
     )
-    report, latency = None, None
+    report, latency, spreads = None, None, None
     if champion is not None and not is_champion_itself:
         report = champion_report(root, champion, candidate)
+        spreads = spreads_for(
+            read_seed_variance(root), recipe_sha256(config.train), lineage.get("data_digest")
+        )
         if config.judge.latency_budget_s:
             latency = latency_beside(root, champion, config)
     gain = None if latency is None else latency.gain
     verdict = judge(
-        candidate, report, config.judge, conditions, gain, is_champion=is_champion_itself
+        candidate,
+        report,
+        config.judge,
+        conditions,
+        Measurements(gain, spreads),
+        is_champion=is_champion_itself,
     )
     basis = {
         "weights_sha256": weights_sha256,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivero.evaluation.frechet import frechet_distance, frechet_influence, moments
-from vivero.evaluation.paired import paired_error, unpaired_error
+from vivero.evaluation.paired import Gain, add_seed_variance, paired_error, unpaired_error
+from vivero.evaluation.spread import SeedSpread
 
 D = 6
 
@@ -76,3 +77,54 @@ def test_equal_values_leave_no_error_and_unlike_rows_are_refused():
     assert paired_error(values, values) == 0
     with pytest.raises(ValueError, match=r"equal rows.*\(5,\), \(4,\)"):
         paired_error(values, values[:4])
+
+
+SPREAD = SeedSpread({0: 97.0, 1: 99.0, 2: 100.0, 3: 101.0, 4: 103.0}, evaluation_error=1.0)
+
+
+def test_the_error_of_a_gain_covers_the_seeds_of_both_trainings():
+    gain = add_seed_variance(Gain(10.0, 1.5, 5000, is_paired=True), 90.0, 100.0, SPREAD)
+    observed = np.var(list(SPREAD.values.values()), ddof=1) / 100**2
+    between = observed - 0.01**2
+    scale = 90.0**2 + 100.0**2
+    assert gain.std_error == pytest.approx((1.5**2 + between * scale) ** 0.5)
+    freedom = 4 * (gain.std_error**2 / (observed * scale)) ** 2
+    assert gain.degrees_of_freedom == pytest.approx(freedom)
+    assert (gain.value, gain.n, gain.is_paired) == (10.0, 5000, True)
+
+
+def test_without_a_spread_the_error_stays_that_of_the_images():
+    gain = Gain(10.0, 1.5, 5000, is_paired=True)
+    assert add_seed_variance(gain, 90.0, 100.0, SeedSpread({0: 1.0, 1: 1.0})) == gain
+
+
+def test_few_seeds_ask_for_more_than_the_normal_quantile():
+    alone = Gain(10.0, 0.0, 5000, is_paired=True)
+    gain = add_seed_variance(alone, 100.0, 100.0, SeedSpread(SPREAD.values))
+    assert gain.degrees_of_freedom == pytest.approx(4)
+    assert gain.quantile(0.995) == pytest.approx(
+        4.604, abs=1e-3
+    )  # of printed tables of Student's t
+    assert alone.quantile(0.995) == pytest.approx(2.576, abs=1e-3)
+    assert gain.probability(-4.604 * gain.std_error) == pytest.approx(0.005, abs=1e-5)
+
+
+@pytest.mark.parametrize(("num_seeds", "evaluation"), [(3, 0.0), (6, 0.0), (6, 1.0), (6, 3.0)])
+def test_of_equal_retrains_as_many_gain_beyond_the_level_as_it_says(
+    num_seeds: int, evaluation: float
+):
+    """Both trainings and the seeds of the spread are drawn from one recipe, 10,000 times."""
+    level, sigma, trials = 0.025, 0.02, 10_000
+    rng = np.random.default_rng(0)
+    values = 100 * (1 + sigma * rng.normal(size=(trials, num_seeds + 2)))
+    values += evaluation * rng.normal(size=values.shape)
+    beyond = 0
+    for ours, theirs, *others in values:
+        spread = SeedSpread(dict(enumerate(others)), evaluation)
+        images = Gain(theirs - ours, evaluation * 2**0.5, 5000, is_paired=True)
+        gain = add_seed_variance(images, ours, theirs, spread)
+        beyond += gain.value > gain.quantile(1 - level) * gain.std_error
+    share, error = beyond / trials, (level / trials) ** 0.5
+    assert share < level + 4 * error
+    # Where the images hide the seeds, sigma_seed^2 is cut at 0, which errs on the careful side.
+    assert share > (level - 4 * error if evaluation < sigma * 100 else level / 2)

@@ -18,7 +18,7 @@ from vivero.registry.gate_simulation import (
 from vivero.registry.gate_simulation_plot import plot_outcome
 from vivero.registry.gate_targets import targets
 
-RULE = CONFIG.model_copy(update={"min_relative_gain": 0.2})
+RULE = CONFIG.model_copy(update={"min_relative_gain": 0.1})
 PLAN = Plan(draws=24, trials=300, retrains=20, chains=50, seed=0)
 
 
@@ -54,7 +54,7 @@ def test_a_share_of_real_images_gains_what_was_asked_for(pool: Pool):
 
 
 def test_more_than_real_images_can_give_is_refused(pool: Pool):
-    with pytest.raises(ValueError, match=r"lower judge\.min_relative_gain"):
+    with pytest.raises(ValueError, match=r"lower judge\.detectable_relative_gain"):
         share_for_gain(pool, 1e6)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vivero.config.schema import JudgeConfig, JudgeMargins
 from vivero.evaluation.paired import Gain
-from vivero.registry.differences import Gate
+from vivero.evaluation.spread import SeedSpread, SeedSpreads
+from vivero.registry.differences import Gate, Measurements
 from vivero.registry.gates import judge
 
 CONFIG = JudgeConfig(
@@ -19,7 +20,9 @@ CONFIG = JudgeConfig(
     max_copied_share=0.01,
     max_unusable_share=0.05,
     confidence=0.95,
+    superiority_confidence=0.95,
     min_relative_gain=0.0,
+    detectable_relative_gain=0.2,
     margins=JudgeMargins(
         label_agreement=0.025,
         copied_share=0.01,
@@ -232,7 +235,12 @@ def test_every_other_figure_must_not_be_worse_by_more_than_its_margin(
     ],
 )
 def test_a_slower_model_is_no_better_one(gain: float, error: float, verdict: str):
-    found = judge(report(4.0), report(5.0), CONFIG, latency=Gain(gain, error, 20, is_paired=True))
+    found = judge(
+        report(4.0),
+        report(5.0),
+        CONFIG,
+        measured=Measurements(Gain(gain, error, 20, is_paired=True)),
+    )
     assert found.verdict == verdict
     assert "20 rounds, in turn" in gate_of(found, "latency").reason
 
@@ -266,8 +274,8 @@ def test_conditions_hold_the_first_model_too(passed: bool | None, first: str, la
     assert judge(report(4.0), report(5.0), CONFIG, [condition]).verdict == later
 
 
-def test_half_of_the_gain_that_is_looked_for_is_too_little_whatever_the_certainty():
-    config = CONFIG.model_copy(update={"min_relative_gain": 0.2})  # of 5.0: half of 1.0
+def test_less_than_the_least_gain_is_too_little_whatever_the_certainty():
+    config = CONFIG.model_copy(update={"min_relative_gain": 0.1})  # of 5.0: 0.5
     verdicts = [judge(report(d, 1e-6), report(5.0, 1e-6), config) for d in (4.51, 4.49)]
     assert [verdict.verdict for verdict in verdicts] == ["hold", "promote"]
     assert "by too little to be worth a change" in gate_of(verdicts[0], FD).reason
@@ -325,3 +333,96 @@ def test_without_a_distance_there_is_nothing_to_judge_by():
     verdict = judge(blind, None, CONFIG)
     assert verdict.verdict == "reject"
     assert "no Fréchet distance" in " ".join(verdict.reasons)
+
+
+def retrained(distance: float, std_error: float = 0.0) -> dict[str, Any]:
+    """A model of other weights than `report` makes."""
+    return {
+        **report(distance, std_error),
+        "lineage": {**report()["lineage"], "weights_sha256": "x"},
+    }
+
+
+def spreads(of_distance: float, of_others: float = 0.001, note: str = "") -> SeedSpreads:
+    """Relative spreads between 1,000 seeds: as good as known."""
+
+    def spread(relative_std: float) -> SeedSpread:
+        return SeedSpread({seed: 1 + relative_std * (-1) ** seed for seed in range(1000)})
+
+    others = dict.fromkeys((LABELS, LOSS, "copied_share.features.500"), spread(of_others))
+    return SeedSpreads({FD: spread(of_distance), **others}, note)
+
+
+def test_a_retrained_model_must_be_better_beyond_what_another_seed_gives():
+    """Sure by its images (error 0), a gain of 10 % counts at seeds' spread of 2 %, not of 5 %."""
+    champion = report(5.0, 0.0)
+    verdicts = [
+        judge(retrained(4.5), champion, CONFIG, measured=Measurements(spreads=spreads(s)))
+        for s in (0.02, 0.05)
+    ]
+    assert [verdict.verdict for verdict in verdicts] == ["promote", "hold"]
+    gate = gate_of(verdicts[1], FD)
+    assert gate.high - gate.value == pytest.approx(1.96 * 0.05 * (4.5**2 + 5**2) ** 0.5, rel=0.01)
+    assert "seeds differ by 0.05 (1000 trainings)" in gate.reason
+
+
+@pytest.mark.parametrize("name", [LABELS, LOSS])
+def test_the_other_metrics_of_a_retrained_model_vary_between_seeds_too(name: str):
+    sure = judge(
+        retrained(1.0), report(5.0, 0.0), CONFIG, measured=Measurements(spreads=spreads(0.01))
+    )
+    vague = judge(
+        retrained(1.0), report(5.0, 0.0), CONFIG, measured=Measurements(spreads=spreads(0.01, 0.05))
+    )
+    assert gate_of(sure, name).passed is True
+    assert gate_of(vague, name).passed is None
+    assert vague.verdict == "hold"
+
+
+def test_without_the_variance_between_seeds_a_retrained_model_is_held_and_told_what_to_type():
+    for distance in (1.0, 9.0):  # much better, much worse
+        verdict = judge(retrained(distance), report(5.0), CONFIG)
+        assert verdict.verdict == "hold"
+        assert "seed_variance.json is missing: run `vivero seeds 1 2" in gate_of(verdict, FD).reason
+
+
+def test_a_metric_without_a_spread_is_held_and_named():
+    known = spreads(0.01)
+    partly = SeedSpreads({FD: known.by_metric[FD], LABELS: known.by_metric[LABELS]})
+    verdict = judge(retrained(1.0), report(5.0), CONFIG, measured=Measurements(spreads=partly))
+    assert verdict.verdict == "hold"
+    assert gate_of(verdict, FD).passed is True
+    assert f"seed_variance.json has no {LOSS}" in gate_of(verdict, LOSS).reason
+
+
+def test_a_spread_that_was_measured_on_another_recipe_counts_and_is_named():
+    verdict = judge(
+        retrained(1.0),
+        report(5.0),
+        CONFIG,
+        measured=Measurements(spreads=spreads(0.01, note="measured on X")),
+    )
+    assert verdict.verdict == "promote"
+    assert "1000 trainings, measured on X" in gate_of(verdict, FD).reason
+
+
+def test_the_same_weights_with_another_sampler_are_compared_by_their_images_alone():
+    candidate, champion = report(4.5, 0.0), report(5.0, 0.0)
+    for given_spreads in (None, spreads(0.5)):
+        verdict = judge(candidate, champion, CONFIG, measured=Measurements(spreads=given_spreads))
+        assert verdict.verdict == "promote"
+        assert "the same weights" in gate_of(verdict, FD).reason
+
+
+def test_a_gain_is_held_to_its_own_confidence():
+    """A gain of 2.2 errors is beyond 95 %, not beyond 99 %; so is a loss, which stays at 95 %."""
+    strict = CONFIG.model_copy(update={"superiority_confidence": 0.99})
+    error = 0.1 * 2**0.5
+    better, worse = report(5.0 - 2.2 * error), report(5.0 + 2.2 * error)
+    assert judge(better, report(5.0), CONFIG).verdict == "promote"
+    assert judge(better, report(5.0), strict).verdict == "hold"
+    config = strict.model_copy(update={"confidence": 0.9})
+    assert judge(worse, report(5.0), config).verdict == "hold"  # Holm: one of four figures
+    worst = report(5.0 + 2.45 * error)
+    assert judge(worst, report(5.0), strict).verdict == "hold"
+    assert judge(worst, report(5.0), config).verdict == "reject"

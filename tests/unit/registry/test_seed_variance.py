@@ -1,0 +1,152 @@
+"""The variance between seeds: measured, written, read back, and refused when it is not sound."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vivero.config.paths import SEED_VARIANCE
+from vivero.config.schema import Config
+from vivero.errors import DataError
+from vivero.registry.seed_variance import (
+    SeedVariance,
+    measure_seed_variance,
+    read_seed_variance,
+    recipe_sha256,
+    spreads_for,
+    write_seed_variance,
+)
+
+FD, SHARE = "fd.efficientnet_lite0.5k", "label_agreement.small_cnn.5k"
+N = 2000
+
+
+def report(seed: int, sigma: float, noise: np.ndarray) -> dict[str, Any]:
+    """A model whose true distance is 100 (1 + sigma z), measured on N images of shared noise."""
+    rng = np.random.default_rng([seed, 7])
+    influences = 100 * (noise + 0.5 * rng.normal(size=N))
+    hits = rng.random(N) < 0.9
+    values = {FD: 100 * (1 + sigma * rng.normal()) + influences.mean(), SHARE: hits.mean()}
+    return {
+        "protocol": {"hash": "p"},
+        "lineage": {"data_digest": "d.dir", "weights_sha256": f"{seed:064}", "seed": seed},
+        "metrics": {
+            name: {"value": float(value), "std_error": 0.1, "n": N, "better": "lower"}
+            for name, value in values.items()
+        },
+        "per_image": {FD: influences, SHARE: hits},
+    }
+
+
+def measured(sigma: float = 0.03, num_seeds: int = 6) -> SeedVariance:
+    noise = np.random.default_rng(0).normal(size=N)
+    reports = {seed: report(seed, sigma, noise) for seed in range(num_seeds)}
+    return measure_seed_variance("default", "r" * 64, reports)
+
+
+def test_the_spread_between_trainings_is_found_and_the_noise_of_the_images_removed():
+    found = measured(sigma=0.03, num_seeds=400).metrics[FD].spread
+    assert found.relative_std == pytest.approx(0.03, rel=0.1)  # 400 seeds: known to 3.5 %
+    assert found.degrees_of_freedom == 399
+    of_images = 0.5 / N**0.5  # what the models do not share, over the mean of 100 times 100
+    assert found.evaluation_error / found.mean == pytest.approx(of_images, rel=0.05)
+
+
+def test_models_that_differ_by_their_images_alone_have_no_spread_between_seeds():
+    found = measured(sigma=0.0, num_seeds=400).metrics[FD].spread
+    assert found.observed_relative_std == pytest.approx(0.5 / N**0.5, rel=0.15)
+    assert found.relative_std < 0.4 * found.observed_relative_std
+
+
+def test_without_values_per_image_nothing_is_removed():
+    reports = {seed: report(seed, 0.03, np.zeros(N)) for seed in range(3)}
+    for made in reports.values():
+        del made["per_image"]
+    found = measure_seed_variance("default", "r", reports).metrics[FD].spread
+    assert found.evaluation_error == 0
+    assert found.relative_std == found.observed_relative_std
+
+
+def test_what_is_written_is_read_back_and_names_what_a_reader_asks_for(tmp_path: Path):
+    written = measured()
+    write_seed_variance(tmp_path, written)
+    assert read_seed_variance(tmp_path) == written
+    row = json.loads((tmp_path / SEED_VARIANCE).read_text())["metrics"][FD]
+    values = list(row["values"].values())
+    assert row["mean"] == pytest.approx(np.mean(values), rel=1e-5)
+    observed = np.std(values, ddof=1) / np.mean(values)
+    assert row["observed_relative_std"] == pytest.approx(observed, rel=1e-5)
+    assert row["degrees_of_freedom"] == 5
+
+
+def test_no_file_is_no_spread(tmp_path: Path):
+    assert read_seed_variance(tmp_path) is None
+    assert spreads_for(None, "r", "d") is None
+
+
+def _with(change: Callable[[dict[str, Any]], object]) -> str:
+    values = measured().as_json()
+    change(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        _with(lambda v: v["metrics"][FD].update(relative_std=0.0)),
+        _with(lambda v: v["metrics"][FD].update(mean=1.0)),
+        _with(lambda v: v["metrics"][FD]["values"].update({"0": "12"})),
+        _with(lambda v: v["metrics"][FD]["values"].update({"0": float("nan")})),
+        _with(lambda v: v["metrics"][FD].update(values={"0": 1.0})),
+        _with(lambda v: v["metrics"][FD].update(evaluation_error=-1.0)),
+        _with(lambda v: v.update(name="n" * 10_000)),
+        _with(lambda v: v.update(extra=1)),
+        _with(lambda v: v.pop("recipe_sha256")),
+        " " * 5_000_000,
+    ],
+)
+def test_a_file_that_is_not_what_was_written_is_refused_with_what_to_do(tmp_path: Path, text: str):
+    (tmp_path / SEED_VARIANCE).write_text(text)
+    with pytest.raises(DataError, match="measure again: `vivero seeds"):
+        read_seed_variance(tmp_path)
+
+
+def test_the_recipe_is_what_decides_the_model_and_its_images(
+    tiny_config: Config, config_factory: Callable[..., Config]
+):
+    own = recipe_sha256(tiny_config.train)
+    for same in ({"train.seed": 5}, {"train.keep_checkpoints": 7}, {"train.heartbeat_s": 9.0}):
+        assert recipe_sha256(config_factory(same).train) == own
+    for other in (
+        {"train.learning_rate": 0.0123},
+        {"train.diffusion.sigma_data": 0.77},
+        {"train.model.channels": [8, 24]},
+        {"train.label_dropout": 0.31},
+    ):
+        assert recipe_sha256(config_factory(other).train) != own
+
+
+def test_a_spread_of_another_recipe_or_of_other_data_is_used_and_named():
+    found = measured()
+    same = spreads_for(found, "r" * 64, "d.dir")
+    assert same is not None
+    assert same.note == ""
+    other = spreads_for(found, "s" * 64, "e.dir")
+    assert other is not None
+    assert other.note == "measured on another recipe and other data ('default')"
+    assert other.find(FD) == same.find(FD) == found.metrics[FD].spread
+
+
+def test_a_relative_spread_holds_for_other_numbers_of_images_but_not_for_another_metric():
+    spreads = spreads_for(measured(), "r" * 64, "d.dir")
+    assert spreads is not None
+    assert spreads.find("fd.efficientnet_lite0.10k") == spreads.find(FD)
+    assert spreads.find("fd.inception.5k") is None
+    assert spreads.find("latency") is None
