@@ -19,6 +19,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
+from vivero.config.variables import variables_for_children
 from vivero.errors import RemoteError, StageError, TrackingError
 from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
 from vivero.tracking.git import run_git
@@ -64,7 +65,8 @@ class LineSplitter:
 
 
 def _as_read(line: bytes) -> str:
-    text = CONTROL.sub("", line.decode("utf-8", "replace"))
+    encoding = sys.stdout.encoding or "utf-8"  # what the command was told to write
+    text = CONTROL.sub("", line.decode(encoding, "replace"))
     shown = [part for part in text.split("\r") if part.strip()]
     return shown[-1].rstrip() if shown else ""
 
@@ -149,9 +151,10 @@ def _read(reading: int) -> bytes:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Ours, with this very Python first on PATH, and with the code of root."""
+    """Ours without other programs' variables, this Python first on PATH, the code of root."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src")}
+    own = variables_for_children(os.environ)
+    return {**own, "PATH": path, "PYTHONPATH": str(root / "src")}
 
 
 def run_logged(arguments: list[str], root: Path) -> tuple[int, Heard]:

@@ -105,7 +105,9 @@ def deploy(settings: Settings, env: dict[str, str]) -> str:
     """Tell Prefect of pools, rules and deployments; returns what was done, in words."""
     command = [sys.executable, "-m", "infra.services.deploying"]
     own = {**programs.bare_environment(settings), **env}
-    done = subprocess.run(command, cwd=settings.root, env=own, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=settings.root, env=own, capture_output=True, text=True, errors="replace"
+    )
     if done.returncode:
         raise ViveroError(f"the Prefect server could not be set up: {done.stderr.strip()}")
     return done.stdout.strip().splitlines()[-1]

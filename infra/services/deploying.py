@@ -116,7 +116,9 @@ def deploy(root: Path, stamp_path: Path, client: SyncPrefectClient) -> str:
     if deployed == digest and there:
         return f"{len(there)} deployments as before"
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=root, env=os.environ, capture_output=True, text=True, errors="replace"
+    )
     if done.returncode:
         raise ViveroError(f"`prefect deploy --all` failed:\n{done.stdout}{done.stderr}")
     stamp_path.write_text(digest, encoding="utf-8")

@@ -113,7 +113,13 @@ def prepare(settings: Settings, password: str) -> None:
         ]
         group = None if user is None else _group(user)
         done = subprocess.run(
-            command, user=user, group=group, cwd="/", capture_output=True, text=True
+            command,
+            user=user,
+            group=group,
+            cwd="/",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
     if done.returncode:
         raise ConfigError(f"initdb in {folder} failed: {done.stderr.strip()}")

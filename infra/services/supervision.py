@@ -43,7 +43,9 @@ def start(settings: Settings) -> None:
     write_secret(path, programs.supervisor_file(settings))
     command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(path)]
     env = programs.bare_environment(settings)
-    done = subprocess.run(command, env=env, cwd=settings.root, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=env, cwd=settings.root, capture_output=True, text=True, errors="replace"
+    )
     give_up_at = time.monotonic() + START_S
     while not is_up(settings):
         if done.returncode or time.monotonic() > give_up_at:

@@ -16,6 +16,60 @@ from typing import Any
 
 from vivero.errors import ViveroError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FREE_SPACE = (
+    "Free some space (work/ is safe to delete, `dvc gc -w` clears the cache) and run the same "
+    "command again"
+)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+
+
+def os_error_message(error: OSError) -> str:
+    """One sentence for a person: what the system refused, for which path, and what to do."""
+    path = error.filename2 or error.filename
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    where = f": {path}" if path is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in NO_SPACE:
+        return f"no space left on the disk{where}. {FREE_SPACE}"
+    if error.errno in REFUSED:
+        return f"{reason}{where}. Choose another place, or change its owner or permissions"
+    if error.errno in NO_FOLDER:
+        return f"{reason}{where}. A file is where a folder is needed: choose another name"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{reason}{where}. Choose a shorter name"
+    return f"{reason}{where}"
+
+
+def check_writable_folder(folder: Path) -> None:
+    """Try whether files can be written into a folder; it is made only for the trial.
+
+    Trying is the only sure way: a permission, a read-only or full disk, a file in the way, and a
+    name that is too long all show, for the user who asks.
+
+    Raises:
+        ViveroError: When they cannot; with the reason, before any work is done.
+    """
+    made: list[Path] = []
+    try:
+        os.fsencode(folder).decode("utf-8")
+        for part in [*reversed(folder.absolute().parents), folder.absolute()]:
+            if not part.is_dir():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except UnicodeDecodeError as error:
+        raise ViveroError(f"{folder!s:.200} is not a UTF-8 name. Choose another name") from error
+    except OSError as error:
+        error.filename, error.filename2 = str(folder), None
+        raise ViveroError(f"cannot write there: {os_error_message(error)}") from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
+
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
@@ -35,11 +89,10 @@ def write_whole(path: Path) -> Iterator[Path]:
         part_path.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_SPACE:
             raise ViveroError(
                 f"no space left on the disk while writing {path}; nothing was overwritten. "
-                f"Free some space (work/ is safe to delete, `dvc gc -w` clears the cache) and "
-                f"run the same command again"
+                f"{FREE_SPACE}"
             ) from error
         raise
     finally:

@@ -6,6 +6,7 @@ kernel to be told when its parent dies, and watches the process above the shell 
 """
 
 import contextlib
+import io
 import logging
 import os
 import select
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from vivero.config.variables import adopt, variables_for_children
 from vivero.errors import TrackingError, ViveroError
+from vivero.files import os_error_message
 
 LOOK_EVERY_S = 0.5
 GRACE_S = 3.0  # for a stage to save what it has, once what started it is gone
@@ -35,6 +38,7 @@ for number in (signal.SIGTERM, signal.SIGKILL):
 """
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "busybox"}
 INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as the shell shows it
 UNREACHABLE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: worth trying again
 
 # What dvc.yaml gives every stage as well, measured on 2 cores (docs/experiments.md). Threads that
@@ -217,21 +221,95 @@ def speak_of_our_own() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def start_program() -> None:
+    """What every program of ours does first: text, streams and environment as it needs them.
+
+    - File names and text are UTF-8 in every locale. Python decides that when it starts, so under
+      another encoding the program replaces itself by one that starts with UTF-8.
+    - A standard stream that was closed is opened on the null device: a file that is opened next
+      would else take its descriptor, and get what is printed.
+    - A character that the terminal cannot show is written as an escape.
+    - Variables of other programs are removed (vivero.config.variables).
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        env = {**os.environ, **variables_for_children(os.environ)}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)  # noqa: S606
+    _open_missing_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    adopt()
+
+
+def _open_missing_streams() -> None:
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def one_sentence_errors(name: str, on_stop: str, unreachable_exit_code: int = 1) -> Iterator[None]:
+    """End the process with one message instead of a traceback.
+
+    Our own errors, a file that cannot be read or written, and a full disk end with exit code 1. A
+    reader that has gone ends with 141, as if by SIGPIPE, and Ctrl-C with 130. Anything else is a
+    bug and keeps its traceback.
+
+    Args:
+        name: Of the program, in front of the message.
+        on_stop: What to say after Ctrl-C.
+        unreachable_exit_code: For a server that could not be reached.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except ViveroError as error:
+        _say(f"{name}: {error}")
+        sys.exit(unreachable_exit_code if isinstance(error, TrackingError) else 1)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(BROKEN_PIPE_EXIT_CODE)
+    except OSError as error:
+        _say(f"{name}: {os_error_message(error)}")
+        _drop_output()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say(f"\n{name}: {on_stop}")
+        sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _drop_output() -> None:
+    """Send what is left of the output nowhere: Python would complain about it when it exits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def run_stage(name: str, body: Callable[[], None]) -> None:
     """Run the body of a stage as a process of its own: logging, death with DVC, errors.
 
-    Our own errors are printed as one message without a traceback and end with exit code 1, or 75
-    when a server could not be reached, so that a driver knows when to try again; Ctrl-C ends with
-    130. Anything else is a bug and keeps its traceback.
+    A server that could not be reached ends with 75, so that a driver knows when to try again.
     """
+    start_program()
     if "DVC_STAGE" in os.environ:  # started by hand it may outlive its shell, as nohup promises
         die_with_parent()
     speak_of_our_own()
-    try:
+    on_stop = "stopped by you; run the same command again to go on"
+    with one_sentence_errors(name, on_stop, UNREACHABLE_EXIT_CODE):
         body()
-    except ViveroError as error:
-        sys.stderr.write(f"\n{name}: {error}\n")
-        sys.exit(UNREACHABLE_EXIT_CODE if isinstance(error, TrackingError) else 1)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\n{name}: stopped by you; run the same command again to go on\n")
-        sys.exit(INTERRUPTED_EXIT_CODE)

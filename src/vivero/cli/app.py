@@ -4,7 +4,6 @@ import importlib.metadata
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -24,8 +23,7 @@ from vivero.cli import (
     verify,
 )
 from vivero.config.paths import PARAMS, project_dir
-from vivero.errors import ViveroError
-from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING
+from vivero.processes import TUNING, one_sentence_errors, start_program
 
 DVC_STAGES = {
     "validate_data": "Decode every image and hold the data to its contract.",
@@ -210,19 +208,14 @@ for _name, _what in OTHER_STAGES.items():
 
 def main() -> None:
     """Entry point: one clear sentence for what we raise on purpose, no traceback."""
+    start_program()
     for name, value in TUNING.items():  # what of it is read when torch is loaded
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vivero").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
-    try:
+    with one_sentence_errors("vivero", "stopped by you; what was finished stays"):
         app()
-    except ViveroError as error:
-        sys.stderr.write(f"vivero: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nvivero: stopped by you; what was finished stays\n")
-        sys.exit(INTERRUPTED_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,9 @@ def _restored_by_dvc(root: Path) -> bool:
 
 def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=root, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def _build_fashion_mnist(root: Path, overwrite: bool) -> None:

@@ -18,6 +18,7 @@ from vivero.cli.quiet import QUIET
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.variables import variables_for_children
 from vivero.errors import ConfigError
 from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
@@ -35,13 +36,21 @@ FOR_A_RUN = {
 
 
 def child_environment(root: Path) -> dict[str, str]:
-    """Ours, plus: this Python first on PATH, no telemetry, Prefect's files inside work/."""
+    """The variables of what we start: no other program's, no telemetry, Prefect's files in work/.
+
+    A server that PREFECT_API_URL names is used as it is. All else of Prefect, such as the database
+    of a temporary server, is in work/prefect, whatever PREFECT_HOME says.
+    """
+    own = variables_for_children(os.environ)
     bin_dir = str(Path(sys.executable).parent)
-    path = os.pathsep.join([bin_dir, os.environ.get("PATH", "")])
     prefect_dir = work_dir(root) / "prefect"
     prefect_dir.mkdir(parents=True, exist_ok=True)  # its server makes no parents
-    defaults = {**FOR_A_RUN, "PREFECT_HOME": str(prefect_dir)}
-    return {**defaults, **os.environ, "PATH": path}
+    return {
+        **FOR_A_RUN,
+        **own,
+        "PATH": os.pathsep.join([bin_dir, own.get("PATH", os.defpath)]),
+        "PREFECT_HOME": str(prefect_dir),
+    }
 
 
 def run_experiment(force: bool) -> int:

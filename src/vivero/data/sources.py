@@ -97,7 +97,13 @@ def _private_apt(folder: Path) -> list[str]:
 def _run(command: Sequence[str], cwd: Path) -> None:
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False
+            command,
+            cwd=cwd,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=APT_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"`{' '.join(command)}` failed: {error}") from error

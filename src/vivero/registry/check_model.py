@@ -52,7 +52,12 @@ def check_in_clean_process(bundle_dir: Path, num_images: int, timeout_s: int) ->
     ]
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise PromotionError(
