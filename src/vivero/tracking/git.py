@@ -11,15 +11,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vivero.config.variables import own_variables
+
 GIT_TIMEOUT_S = 60.0
 MAX_NAME_CHARACTERS = 250
 FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REVISION = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})(?:\^\{commit\}|:[\w./-]+)?")
-# Variables that make git use another repository than the folder that it runs in.
-OTHER_REPOSITORY = (
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
-)  # fmt: skip
 
 
 def run_git(
@@ -54,11 +51,10 @@ def run_git(
         if not _is_safe(operand):
             raise ValueError(f"expected a name or an address for git; got {operand[:80]!r}")
     named = ["--end-of-options", *operands, *revisions] if operands or revisions else []
-    own = {name: value for name, value in os.environ.items() if name not in OTHER_REPOSITORY}
     return subprocess.run(
         ["git", *arguments, *named],
         cwd=root,
-        env={**own, **(env or {})},
+        env={**own_variables(os.environ), **(env or {})},
         input=given,
         capture_output=True,
         timeout=timeout_s,
