@@ -39,6 +39,9 @@ def report(distance: float = 5.0, protocol: str = "a") -> dict[str, Any]:
             FD: metric(distance, 0.1, 1.0, "lower"),
             "label_agreement.small_cnn.5k": metric(0.93, 0.004, 0.9, "higher"),
             "copied_share.features.500": metric(0.0, 0.0, 0.0, "lower"),
+            "copied_share.pixels.500": metric(0.0, 0.0, 0.0, "lower"),
+            "unusable_share.efficientnet_lite0.5k": metric(0.004, 0.0009, 0.005, "lower"),
+            "denoising_loss.mean.1k": metric(0.25, 0.001, None, "lower"),
         },
     }
 

@@ -3,6 +3,7 @@
 ViveroError
 ├── ConfigError          params.yaml or the environment is wrong
 ├── DataError            an image, a shard or a manifest is wrong
+├── NotComputableError   a metric that this data cannot give, such as one of labels without labels
 ├── IntegrityError       a file is not what it was when it was made, or cannot be compared
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
 ├── TrainingError        training went wrong: bad numbers, a killed, frozen or second trainer
@@ -30,6 +31,10 @@ class ConfigError(ViveroError):
 
 class DataError(ViveroError):
     """An image, a shard or a manifest is not as it should be."""
+
+
+class NotComputableError(ViveroError):
+    """A metric that this data cannot give; the message is the reason, for the report."""
 
 
 class IntegrityError(ViveroError):

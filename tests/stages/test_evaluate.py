@@ -4,19 +4,24 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from tests.prepared_images import stripes, write_prepared
 from tests.stages.test_sample import make_bundle
 from vivero.errors import DataError
+from vivero.evaluation.findings import Findings
 from vivero.evaluation.per_image import OF_REFERENCE, PER_IMAGE_NAME, load_per_image
+from vivero.evaluation.reference import load_reference
 from vivero.files import sha256_of_json
-from vivero.stages import compute_reference
-from vivero.stages.evaluate import run
+from vivero.registry.bundle import load_bundle
+from vivero.stages import compute_reference, evaluate
+from vivero.stages.evaluate import read_exhibit, run
 
 CLASS_NAMES = ["top", "middle", "low"]
 FIGURES = {
@@ -169,6 +174,74 @@ def test_too_few_samples_leave_a_reason_and_no_nan(root: Path, tmp_path: Path, t
     text = (few / "artifacts/evaluate/metrics.json").read_text()
     assert "NaN" not in text
     assert "at least 2 images" in json.loads(text)["not_computed"]["distances"]
+
+
+@pytest.mark.parametrize("error", [ValueError, DataError, KeyError, np.linalg.LinAlgError])
+def test_a_fault_of_the_code_fails_the_stage(
+    root: Path, tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch, error
+):
+    def fault(*_: object) -> None:
+        raise error("a fault")
+
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    shutil.rmtree(copy / "artifacts/evaluate")
+    monkeypatch.setattr(evaluate, "distance_metrics", fault)
+    with pytest.raises(error, match="a fault"):
+        run(tiny_config, copy)
+    assert not (copy / "artifacts/evaluate/metrics.json").exists()
+
+
+@pytest.mark.parametrize("key", ["value", "std_error", "low", "high"])
+def test_a_metric_that_is_not_finite_is_left_out_with_the_reason(key: str):
+    findings = Findings()
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+    findings.add("fine", lambda: {"a": numbers})
+    findings.add("broken", lambda: {"b": {**numbers, key: math.nan}})
+    assert findings.metrics == {"a": numbers}
+    assert findings.not_computed == {"broken": f"b cannot be used: its {key} is nan"}
+
+
+def test_one_constant_of_the_data_weighs_the_loss_of_every_model(root: Path, config_factory):
+    """Networks that give back the noisy image make the same squared errors, whatever sigma_data."""
+    reference = load_reference(root / "artifacts/compute_reference/reference")
+    train = np.load(root / "artifacts/prepare_data/images/train.npy")
+    assert reference.facts.image_std == pytest.approx((train / 127.5 - 1).std())
+    losses = []
+    for sigma_data in (0.5, 0.8, 1.0, 2.0):
+        changed = config_factory({"train.diffusion.sigma_data": sigma_data})
+        inputs = read_exhibit(changed, root)
+        make_bundle(root / f"{sigma_data}", changed, CLASS_NAMES)
+        bundle = load_bundle(root / f"{sigma_data}")
+        assert bundle.config.diffusion.sigma_data == sigma_data
+        copying = Denoise(bundle.denoiser.null_label)
+        inputs = replace(inputs, bundle=replace(bundle, denoiser=copying))
+        metrics = evaluate.denoising(inputs, Findings())
+        losses.append(metrics["denoising_loss.mean.8"]["value"])
+    assert losses == [losses[0]] * 4
+    assert losses[0] > 0
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """A denoiser that changes nothing."""
+
+    null_label: int
+
+    def __call__(self, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        return noisy
+
+
+def test_the_protocol_holds_the_classifier(root: Path, tmp_path: Path, tiny_config):
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    path = other / "artifacts/compute_reference/reference/classifier.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-1] ^= 1
+    path.write_bytes(weights)
+    inputs = read_exhibit(tiny_config, other)
+    with pytest.raises(DataError, match="not the classifier of this reference"):
+        evaluate.agreement(inputs, Findings())
 
 
 def test_says_what_to_run_when_samples_are_missing(root: Path, tmp_path: Path, tiny_config):

@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
-from vivero.data.prepared import open_split, read_card
+from vivero.data.prepared import image_std, open_split, read_card
 from vivero.data.shards import Split
 from vivero.diffusion.weights import loss_weight
-from vivero.errors import BundleError
+from vivero.errors import BundleError, DataError
 from vivero.evaluation.comparison import Better, Comparison, PairedDifference, compare_errors
 from vivero.evaluation.comparison_plot import plot_comparison
-from vivero.evaluation.denoising import NoiseBank, Weight, errors_by_noise_level, held_out_bank
+from vivero.evaluation.denoising import NoiseBank, errors_by_noise_level, held_out_bank
 from vivero.evaluation.intervals import CONFIDENCE
 from vivero.files import write_json
 from vivero.registry.bundle import Bundle, load_bundle
@@ -51,8 +51,13 @@ def compare_models(models: tuple[str, str], out_dir: Path) -> None:
     _refuse_unlike("the models", _kind(first), "the prepared images", prepared)
     bank = held_out_bank(open_split(images_dir, SPLIT), settings, first.denoiser.null_label)
 
-    comparison = compare_errors(*_paired_errors(first, second, bank))
-    write_json(out_dir / REPORT, _report(models, (first, second), bank, comparison))
+    std = image_std(open_split(images_dir, "train").images)
+    if not std:
+        raise DataError("cannot compare: all training images have one and the same colour")
+
+    comparison = compare_errors(*_paired_errors(first, second, bank, std))
+    report = {"weight_sigma_data": std, **_report(models, (first, second), bank, comparison)}
+    write_json(out_dir / REPORT, report)
     plot_comparison(bank.sigmas.tolist(), comparison, models, out_dir / PLOT)
     _print(models, bank, comparison, out_dir)
 
@@ -70,9 +75,14 @@ def _refuse_unlike(one: str, kind: Kind, other: str, other_kind: Kind) -> None:
             )
 
 
-def _paired_errors(first: Bundle, second: Bundle, bank: NoiseBank) -> tuple[Tensor, Tensor]:
-    """Errors of both models, each (S levels, N images)."""
-    weight = _weight(first)
+def _paired_errors(
+    first: Bundle, second: Bundle, bank: NoiseBank, std: float
+) -> tuple[Tensor, Tensor]:
+    """Errors of both models, each (S levels, N images), by EDM's weight for data of this std."""
+
+    def weight(sigma: Tensor) -> Tensor:
+        return loss_weight("edm", sigma, std)
+
     levels = zip(
         errors_by_noise_level(first.denoiser, weight, bank),
         errors_by_noise_level(second.denoiser, weight, bank),
@@ -81,15 +91,6 @@ def _paired_errors(first: Bundle, second: Bundle, bank: NoiseBank) -> tuple[Tens
     shown = tqdm(levels, total=len(bank.sigmas), desc="compare", unit="level", disable=None)
     one, two = zip(*shown, strict=True)
     return torch.stack(one), torch.stack(two)
-
-
-def _weight(first: Bundle) -> Weight:
-    """One weight for both models: EDM's, with the sigma_data of the first."""
-
-    def weight(sigma: Tensor) -> Tensor:
-        return loss_weight("edm", sigma, first.config.diffusion.sigma_data)
-
-    return weight
 
 
 def _report(
@@ -106,7 +107,6 @@ def _report(
         "seed": bank.seed,
         "sigmas": sigmas,
         "weight": "edm",
-        "weight_sigma_data": bundles[0].config.diffusion.sigma_data,
         "confidence": CONFIDENCE,
         "correction_over_levels": "holm",
         "mean": _as_row(found.mean),

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H x W pixels.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a worker that resizes images need not load torch
 CARD_NAME = "card.json"
 INDEX_NAME = "index.parquet"
 NO_LABEL = -1
+STD_CHUNK_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,19 @@ def read_card(images_dir: Path) -> PreparedCard:
 def to_model_range(images: "Tensor") -> "Tensor":
     """Images of uint8 as float32 in [-1, 1], the range that the model sees."""
     return images.float() / 127.5 - 1
+
+
+def image_std(images: np.ndarray) -> float:
+    """Standard deviation of all values of uint8 images in [-1, 1]; 0 when all are equal.
+
+    Computed in integers, so it is the same on every machine.
+    """
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(images), STD_CHUNK_IMAGES):
+        chunk = np.asarray(images[start : start + STD_CHUNK_IMAGES])
+        counts += np.bincount(chunk.reshape(-1), minlength=256)
+    values = [(level, int(count)) for level, count in enumerate(counts)]
+    n = sum(count for _, count in values)
+    first = sum(level * count for level, count in values)
+    second = sum(level**2 * count for level, count in values)
+    return math.sqrt((n * second - first**2) / n**2) / 127.5

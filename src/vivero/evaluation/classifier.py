@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vivero.data.prepared import NO_LABEL, to_model_range
-from vivero.errors import DataError
+from vivero.errors import NotComputableError
 from vivero.files import write_whole
 
 NAME = "small_cnn"
@@ -69,11 +69,11 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, teaching: Teaching)
         teaching: Classes, length and seed.
 
     Raises:
-        DataError: When fewer than two rows have a label.
+        NotComputableError: When fewer than two rows have a label.
     """
     rows = torch.from_numpy(np.flatnonzero(labels != NO_LABEL))
     if len(rows) < 2:
-        raise DataError(f"a classifier needs at least 2 labelled images; got {len(rows)}")
+        raise NotComputableError(f"a classifier needs at least 2 labelled images; got {len(rows)}")
     generator = torch.Generator().manual_seed(teaching.seed)
     network = _fresh(images.shape[1], teaching.num_classes, generator)
     steps_per_epoch = max(1, len(rows) // BATCH_IMAGES)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vivero.errors import DataError
+from vivero.errors import NotComputableError
+from vivero.evaluation.compulsory import require_numbers
 from vivero.evaluation.metrics import Metrics
 from vivero.evaluation.per_image import PerImage
 from vivero.files import write_json, write_text
@@ -28,14 +29,19 @@ class Findings:
         self.per_image: dict[str, np.ndarray] = {}
 
     def add(self, name: str, figure: Callable[[], Metrics]) -> None:
-        """Compute a group of metrics; a group that this data does not allow is said, with why."""
+        """Compute a group of metrics; what this data cannot give is recorded with the reason.
+
+        Any exception but NotComputableError is a fault of the code and ends the evaluation.
+        """
         started_at = time.monotonic()
         try:
-            self.metrics |= figure()
-        except (ValueError, DataError) as error:
+            metrics = figure()
+            require_numbers(metrics)
+        except NotComputableError as error:
             self.not_computed[name] = str(error)
             log.warning("evaluate: %s is left out: %s", name, error)
         else:
+            self.metrics |= metrics
             log.info("evaluate: %s (%.1f s)", name, time.monotonic() - started_at)
 
     def keep(self, per_image: PerImage) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy import linalg
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.intervals import Estimate, normal_estimate
 
 RANK_TOLERANCE = 1e-10  # of the largest eigenvalue; below it a direction counts as empty
@@ -56,7 +57,7 @@ class Influence:
 def moments(features: Float[Tensor, "N D"]) -> Moments:
     """Mean and unbiased covariance, in float64; needs at least two rows."""
     if len(features) < 2:
-        raise ValueError(f"a covariance needs at least 2 images; got {len(features)}")
+        raise NotComputableError(f"a covariance needs at least 2 images; got {len(features)}")
     rows = features.double()
     mean = rows.mean(dim=0)
     centred = rows - mean

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.intervals import Estimate, normal_estimate
 
 
@@ -27,7 +28,7 @@ def inception_score(logits: Float[Tensor, "N K"]) -> Estimate:
         Salimans et al. 2016, arXiv:1606.03498, section 4.
     """
     if len(logits) < 2:
-        raise ValueError(f"the inception score needs at least 2 images; got {len(logits)}")
+        raise NotComputableError(f"the inception score needs at least 2 images; got {len(logits)}")
     log_given = torch.log_softmax(logits.double(), dim=1)
     log_average = torch.logsumexp(log_given, dim=0) - math.log(len(logits))
     divergence = (log_given.exp() * (log_given - log_average)).sum(dim=1)

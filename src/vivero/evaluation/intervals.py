@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
+from vivero.errors import NotComputableError
+
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959963984540054  # two-sided, at CONFIDENCE
 
@@ -42,7 +44,9 @@ def normal_estimate(
 def mean_estimate(values: Float[Tensor, " N"]) -> Estimate:
     """The mean of independent values; needs at least two."""
     if len(values) < 2:
-        raise ValueError(f"a mean needs at least 2 values for its interval; got {len(values)}")
+        raise NotComputableError(
+            f"a mean needs at least 2 values for its interval; got {len(values)}"
+        )
     values = values.double()
     std_error = float(values.std()) / math.sqrt(len(values))
     return normal_estimate(float(values.mean()), std_error, len(values))

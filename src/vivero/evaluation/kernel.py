@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.intervals import Estimate, normal_estimate
 
 NUM_GROUPS = 25  # of the delete-a-group jackknife
@@ -38,7 +39,9 @@ def kernel_estimate(
     """
     num_images = len(features)
     if num_images < 2 or len(reference) < 2:
-        raise ValueError(f"need at least 2 images a side; got {num_images}, {len(reference)}")
+        raise NotComputableError(
+            f"need at least 2 images a side; got {num_images}, {len(reference)}"
+        )
     if reference_mean_kernel is None:
         reference_mean_kernel = mean_kernel_of_pairs(reference)
     groups = torch.arange(num_images) * min(NUM_GROUPS, num_images) // num_images

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.intervals import Estimate, bootstrap_estimate, share_estimate
 from vivero.evaluation.precision_recall import distances_between
 
@@ -68,10 +69,12 @@ def nearest_training_images(
     """The nearest row of training for each row of images.
 
     Raises:
-        ValueError: When there are fewer than two training images.
+        NotComputableError: When there are fewer than two training images.
     """
     if len(training) < 2:
-        raise ValueError(f"nearest images need at least 2 training images; got {len(training)}")
+        raise NotComputableError(
+            f"nearest images need at least 2 training images; got {len(training)}"
+        )
     chunks = [
         distances_between(images[start : start + CHUNK_ROWS], training).topk(2, largest=False)
         for start in range(0, len(images), CHUNK_ROWS)
@@ -93,11 +96,11 @@ def copying(
         generator: For the resamples.
 
     Raises:
-        ValueError: When there are fewer than two images on either side.
+        NotComputableError: When there are fewer than two images on either side.
     """
     ours, theirs = samples.distances.double(), held_out.distances.double()
     if min(len(ours), len(theirs)) < 2:
-        raise ValueError(
+        raise NotComputableError(
             f"copying needs at least 2 images on each side; got {len(ours)} and {len(theirs)}"
         )
     usual = float(theirs.median())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vivero.data.prepared import NO_LABEL, PreparedSplit
+from vivero.errors import NotComputableError
 from vivero.evaluation.classifier import (
     NAME as CLASSIFIER,
 )
@@ -131,7 +132,7 @@ def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: in
     """Precision, recall, density and coverage against as many reference images.
 
     Raises:
-        ValueError: When there are not more images on each side than neighbours.
+        NotComputableError: When there are not more images on each side than neighbours.
     """
     source = source_of(reference)
     suffix = f"{source.extractor}.{count_name(len(features))}"
@@ -152,7 +153,7 @@ def _samples_and_held_out(features: Tensor, reference: Reference) -> tuple[Tenso
 def inception_score_metric(logits: Tensor | None, reference: Reference) -> Metrics:
     """The inception score by the extractor's own classifier, which the name says."""
     if logits is None or reference.held_out_logits is None:
-        raise ValueError(f"{reference.facts.extractor} has no classifier")
+        raise NotComputableError(f"{reference.facts.extractor} has no classifier")
     source = source_of(reference)
     floor = inception_score(reference.held_out_logits[: len(logits)])
     name = f"is.{source.extractor}.{count_name(len(logits))}"

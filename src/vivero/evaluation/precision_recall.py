@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.intervals import Estimate, mean_estimate, share_estimate
 
 CHUNK_ROWS = 1024  # bounds the memory of one block of distances
@@ -73,7 +74,7 @@ def neighbourhoods(
 def neighbour_radii(features: Float[Tensor, "N D"], num_neighbours: int) -> Float[Tensor, " N"]:
     """Distance of each row to its k-th nearest other row."""
     if len(features) <= num_neighbours:
-        raise ValueError(
+        raise NotComputableError(
             f"{num_neighbours} neighbours need more than as many images; got {len(features)}"
         )
     radii = []

@@ -36,6 +36,10 @@ class ReferenceFacts:
         images_sha256: Hash of the prepared images that the features are of.
         seed: Of the small classifier.
         real_accuracy: Of the small classifier on real test images; None without labels.
+        classifier_sha256: Hash of the small classifier's weights; None without labels.
+        class_names: Of the data, by index; empty without classes.
+        image_std: Standard deviation of all values of the training images in [-1, 1]: the one
+            constant that weighs every model's denoising loss.
     """
 
     extractor: str
@@ -49,6 +53,9 @@ class ReferenceFacts:
     images_sha256: str
     seed: int
     real_accuracy: float | None
+    classifier_sha256: str | None
+    class_names: list[str]
+    image_std: float
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,14 @@ class Reference:
 
     @property
     def sha256(self) -> str:
-        """Hash of what the features were made from.
+        """Hash of what the features were made from, and of all else that models are judged by.
 
-        Not of their bytes, whose last digits depend on the kind of processor.
+        Not of the features' bytes, whose last digits depend on the kind of processor.
         """
         facts = self.facts
         made_from = (facts.extractor_sha256, facts.resize, facts.num_reference, facts.num_held_out)
-        return sha256_of_json([*made_from, facts.images_sha256])
+        judged_by = (facts.classifier_sha256, facts.class_names, facts.image_std)
+        return sha256_of_json([*made_from, facts.images_sha256, *judged_by])
 
 
 def save_reference(

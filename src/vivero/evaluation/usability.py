@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.precision_recall import distances_between
 
@@ -52,10 +53,10 @@ def unusable_images(
         held_out: Features of other real images, which say how near real ones are.
 
     Raises:
-        ValueError: When there are fewer than two held-out images.
+        NotComputableError: When there are fewer than two held-out images.
     """
     if len(held_out) < 2:
-        raise ValueError(f"a radius needs at least 2 held-out images; got {len(held_out)}")
+        raise NotComputableError(f"a radius needs at least 2 held-out images; got {len(held_out)}")
     usual = nearest_distances(held_out, reference)
     radius = float(torch.quantile(usual, DOMAIN_QUANTILE))
     is_blank = blank_images(images) | ~features.isfinite().all(dim=1).numpy()

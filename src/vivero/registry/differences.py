@@ -148,12 +148,13 @@ def differences(
     measured: Measurements,
 ) -> Iterator[Difference]:
     """Every figure that is compared, with its margin in the figure's own unit."""
-    primary = metrics_named(candidate, *DISTANCES)[0][0]
-    theirs = champion["metrics"][primary]["value"]
-    least = config.min_relative_gain * abs(theirs)
-    gain, seeds = gain_over_seeds(primary, candidate, champion, measured.spreads)
-    said = _said(primary, candidate, champion)
-    yield Difference(primary, gain, 0.0, "distance", said, least, seeds)
+    for primary, _ in metrics_named(candidate, *DISTANCES)[:1]:
+        if primary in champion["metrics"]:
+            theirs = champion["metrics"][primary]["value"]
+            least = config.min_relative_gain * abs(theirs)
+            gain, seeds = gain_over_seeds(primary, candidate, champion, measured.spreads)
+            said = _said(primary, candidate, champion)
+            yield Difference(primary, gain, 0.0, "distance", said, least, seeds)
     margins = config.margins
     for prefix, margin, unit in (
         ("label_agreement.", margins.label_agreement, "share"),

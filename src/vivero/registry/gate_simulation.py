@@ -246,7 +246,7 @@ def drawn_report(pool: Pool, rows: np.ndarray) -> dict[str, Any]:
         metrics[name] = _metric(share.value, share.std_error, share.n, better)
         per_image[name] = hits
     return {
-        "protocol": {"hash": "simulated"},
+        "protocol": {"hash": "simulated", "compulsory": ["frechet_distance"]},
         "lineage": dict.fromkeys(("data_digest", "params_sha256", "weights_sha256"), "simulated"),
         "metrics": metrics,
         "per_image": per_image,
@@ -264,7 +264,8 @@ def distance_of(report: dict[str, Any]) -> float:
 
 
 def _verdict(candidate: dict[str, Any], champion: dict[str, Any], config: JudgeConfig) -> str:
-    return judge(candidate, champion, config).verdict
+    untimed = config.model_copy(update={"latency_budget_s": 0.0})  # a draw has no time per image
+    return judge(candidate, champion, untimed).verdict
 
 
 def _naive(candidate: dict[str, Any], champion: dict[str, Any]) -> bool:

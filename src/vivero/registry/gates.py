@@ -7,13 +7,20 @@ open holds; the rest is `first` without a champion, `promote` with one, and `cha
 candidate is that itself. "Not worse than" would promote an equal model half of the time.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vivero.config.schema import JudgeConfig
+from vivero.evaluation.compulsory import (
+    metrics_without_partner,
+    missing_metrics,
+    without_unusable,
+)
 from vivero.registry.differences import (
     DISTANCES,
+    LATENCY,
     Gate,
     Measurements,
     difference_gates,
@@ -22,11 +29,6 @@ from vivero.registry.differences import (
 
 VerdictName = Literal["first", "promote", "champion", "hold", "reject"]
 NOTHING_MEASURED = Measurements()
-LIMITS = {  # by the beginning of a figure's name: its group, which a report may say is missing
-    "label_agreement.": "label agreement",
-    "copied_share.": "copies of training images",
-    "unusable_share.": "unusable images",
-}
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,17 @@ def judge(
         champion: The champion's report; None when there is no champion.
         config: Limits, margins and confidence.
         conditions: Gates about how the candidate was made, decided by what gathered the facts.
-        measured: Latency and the spread between seeds, where they are known.
+        measured: Latency and the spread between seeds, where they are known. A latency that is
+            missing leaves the verdict open if config gives it a time budget.
         is_champion: The candidate is the champion itself, so there is nothing to compare.
 
     Returns:
         `reject` when a gate fails: a limit is broken, or the candidate is worse beyond chance and
-        margin. `hold` when a gate is open: the reports cannot be compared, or a difference may be
-        chance. Else `champion` for the champion itself, `first` without one, `promote` with one.
+        margin. `hold` when a gate is open: a compulsory metric is missing in either report, the
+        reports cannot be compared, or a difference may be chance. Else `champion` for the champion
+        itself, `first` without one, `promote` with one.
     """
+    candidate = without_unusable(candidate)
     gates = (*limit_gates(candidate, config), *conditions)
     if is_champion:
         itself = Gate("champion", True, None, None, "it is the champion: nothing to compare with")
@@ -79,11 +84,14 @@ def judge(
         return Verdict(_verdict(gates, "first"), (*gates, none_yet))
     if any(gate.passed is False for gate in gates):
         return Verdict("reject", gates)
+    champion = without_unusable(champion)
     protocols = candidate["protocol"]["hash"], champion["protocol"]["hash"]
     if protocols[0] != protocols[1]:
-        gates = (*gates, _other_protocol(*protocols))
-    else:
-        gates = (*gates, *difference_gates(candidate, champion, config, measured))
+        return Verdict("hold", (*gates, _other_protocol(*protocols)))
+    gates = (*gates, *_missing_gates("champion", metrics_without_partner(candidate, champion)))
+    if measured.latency is None and config.latency_budget_s:
+        gates = (*gates, _open(LATENCY, "the time per image was not measured"))
+    gates = (*gates, *difference_gates(candidate, champion, config, measured))
     return Verdict(_verdict(gates, "promote"), gates)
 
 
@@ -95,30 +103,25 @@ def _verdict(gates: Sequence[Gate], otherwise: VerdictName) -> VerdictName:
 
 def limit_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, ...]:
     """The limits that hold for every model, first or not; they never move with the champion."""
-    gates = [_distance_gate(report, config), _lineage_gate(report)]
+    gates = [*_distance_gates(report, config), _lineage_gate(report)]
     for name, metric in metrics_named(report, "label_agreement."):
         gates.append(_at_least(name, metric["value"], config.min_label_agreement))
     for name, metric in metrics_named(report, "copied_share."):
         gates.append(_at_most(name, metric["value"], config.max_copied_share))
     for name, metric in metrics_named(report, "unusable_share."):
         gates.append(_at_most(name, metric["value"], config.max_unusable_share))
-    return (*gates, *_gates_of_what_is_missing(report))
+    return (*gates, *_missing_gates("candidate", missing_metrics(report)))
 
 
-def _gates_of_what_is_missing(report: Mapping[str, Any]) -> list[Gate]:
-    """A figure that a limit needs and that was not computed is a failed gate, with its reason.
-
-    Data without classes has no labels to agree with, which is no failure.
-    """
-    missing = report.get("not_computed") or {}
-    needed = {group: prefix.rstrip(".") for prefix, group in LIMITS.items()}
-    if not report.get("has_classes", True):
-        del needed["label agreement"]
+def _missing_gates(whose: str, missing: Mapping[str, str]) -> list[Gate]:
+    """An open gate for each compulsory metric that a report lacks."""
     return [
-        Gate(metric, False, None, None, f"{metric} was not computed: {missing[group]}")
-        for group, metric in needed.items()
-        if group in missing
+        _open(name, f"{name} of the {whose} is missing: {why}") for name, why in missing.items()
     ]
+
+
+def _open(name: str, reason: str) -> Gate:
+    return Gate(name, None, None, None, reason)
 
 
 def _other_protocol(ours: str, theirs: str) -> Gate:
@@ -130,17 +133,18 @@ def _other_protocol(ours: str, theirs: str) -> Gate:
     return Gate("protocol", None, None, None, reason)
 
 
-def _distance_gate(report: Mapping[str, Any], config: JudgeConfig) -> Gate:
-    found = metrics_named(report, *DISTANCES)
-    if not found:
-        why = (report.get("not_computed") or {}).get("distances", "the report has none")
-        reason = f"there is no Fréchet distance to judge by: {why}"
-        return Gate("Fréchet distance", False, None, None, reason)
-    name, metric = found[0]
-    if metric["floor"] is None or metric["floor"] <= 0:
-        return Gate(f"{name} over floor", None, None, None, f"{name} has no floor to compare with")
-    ratio = metric["value"] / metric["floor"]
-    return _at_most(f"{name} over floor", ratio, config.max_frechet_over_floor)
+def _distance_gates(report: Mapping[str, Any], config: JudgeConfig) -> list[Gate]:
+    """The limit of the Fréchet distance; none where the report lacks it (`_missing_gates`)."""
+    found = metrics_named(report, *DISTANCES)[:1]
+    gates = []
+    for name, metric in found:
+        floor = metric.get("floor")
+        if floor is None or not math.isfinite(floor) or floor <= 0:
+            gates.append(_open(f"{name} over floor", f"{name} has no floor to compare with"))
+        else:
+            ratio = metric["value"] / floor
+            gates.append(_at_most(f"{name} over floor", ratio, config.max_frechet_over_floor))
+    return gates
 
 
 def _lineage_gate(report: Mapping[str, Any]) -> Gate:

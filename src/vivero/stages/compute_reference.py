@@ -12,7 +12,7 @@ from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
-from vivero.data.prepared import NO_LABEL, PreparedSplit, open_split, read_card
+from vivero.data.prepared import NO_LABEL, PreparedSplit, image_std, open_split, read_card
 from vivero.evaluation.classifier import (
     Teaching,
     predicted_labels,
@@ -34,7 +34,7 @@ from vivero.evaluation.reference import (
     ReferenceFacts,
     save_reference,
 )
-from vivero.files import sha256_of_json, write_json
+from vivero.files import sha256_of_file, sha256_of_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 
@@ -73,6 +73,9 @@ def run(config: Config, root: Path) -> None:
         images_sha256=sha256_of_json([sha256_of_array(images) for images in chosen]),
         seed=settings.seed,
         real_accuracy=accuracy,
+        classifier_sha256=None if accuracy is None else sha256_of_file(folder / CLASSIFIER_NAME),
+        class_names=list(card.class_names),
+        image_std=image_std(train.images),
     )
     mean_kernel = mean_kernel_of_pairs(real.features)
     save_reference(folder, facts, real.features, (held_out.features, held_out.logits), mean_kernel)

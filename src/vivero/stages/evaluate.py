@@ -15,9 +15,10 @@ from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import PreparedSplit, open_split
 from vivero.diffusion.weights import loss_weight
-from vivero.errors import DataError
+from vivero.errors import DataError, NotComputableError
 from vivero.evaluation.classifier import NAME as CLASSIFIER
 from vivero.evaluation.classifier import Teaching, load_classifier
+from vivero.evaluation.compulsory import compulsory_names
 from vivero.evaluation.denoising import LevelLoss, errors_by_noise_level, held_out_bank
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import Features, cached_features
@@ -112,7 +113,6 @@ def run(config: Config, root: Path) -> None:
     report = {
         "protocol": protocol(exhibit),
         "lineage": {**exhibit.bundle.lineage, "weights_sha256": exhibit.bundle.weights_sha256},
-        "has_classes": len(exhibit.bundle.class_names) > 1,
         "metrics": findings.metrics,
         "not_computed": findings.not_computed,
         **findings.details,
@@ -173,6 +173,9 @@ def protocol(exhibit: Exhibit) -> dict[str, Any]:
         "resize": facts.resize,
         "reference_n": facts.num_reference,
         "reference_sha256": exhibit.reference.sha256,
+        "classifier_sha256": facts.classifier_sha256,
+        "image_std": facts.image_std,
+        "compulsory": compulsory_names(has_classes=len(facts.class_names) > 1),
         "settings": exhibit.config.evaluate.model_dump(),
     }
     sampling = exhibit.config.sample
@@ -198,13 +201,19 @@ def neighbours(exhibit: Exhibit) -> Metrics:
 
 def agreement(exhibit: Exhibit, findings: Findings) -> Metrics:
     """Whether a classifier that learned from real images sees what was asked for."""
+    expected = exhibit.reference.facts.classifier_sha256
+    if expected is None:
+        raise NotComputableError("the data has no labels")
     path = exhibit.reference_dir / CLASSIFIER_NAME
-    if not path.exists():
-        raise ValueError("the data has no labels")
+    if not path.is_file() or sha256_of_file(path) != expected:
+        raise DataError(
+            f"{path} is not the classifier of this reference; make it again with "
+            f"`dvc repro -f compute_reference`"
+        )
     network, test = load_classifier(path), labelled(exhibit.test)
     hits = label_hits(network, exhibit.samples.images, exhibit.samples.labels)
     ours = share_estimate(int(hits.sum()), len(hits))
-    source = Source(CLASSIFIER, sha256_of_file(path), "none")
+    source = Source(CLASSIFIER, expected, "none")
     name = f"label_agreement.{CLASSIFIER}.{count_name(ours.n)}"
     findings.keep({name: hits})
     floor = label_agreement(network, test.images, test.labels)
@@ -215,7 +224,7 @@ def accuracy_score(exhibit: Exhibit, findings: Findings) -> Metrics:
     """What a classifier learns from the samples, in all and by class."""
     names, test = exhibit.bundle.class_names, labelled(exhibit.test)
     if len(names) < 2 or not len(test.labels):
-        raise ValueError("the data has no labels")
+        raise NotComputableError("the data has no labels")
     settings = exhibit.config.evaluate
     teaching = Teaching(len(names), settings.classifier_epochs, settings.seed)
     metrics, by_class = classification_accuracy_score(
@@ -232,10 +241,12 @@ def denoising(exhibit: Exhibit, findings: Findings) -> Metrics:
     """The loss on held-out images, by noise level and in the mean."""
     settings, bundle = exhibit.config.evaluate, exhibit.bundle
     bank = held_out_bank(exhibit.test, settings, bundle.denoiser.null_label)
-    sigma_data = bundle.config.diffusion.sigma_data
+    image_std = exhibit.reference.facts.image_std
+    if not image_std:
+        raise NotComputableError("all training images have one and the same colour")
 
     def weight(sigma: torch.Tensor) -> torch.Tensor:
-        return loss_weight("edm", sigma, sigma_data)  # one weight, so that models compare
+        return loss_weight("edm", sigma, image_std)  # of the data, whatever the model assumes
 
     errors = list(errors_by_noise_level(bundle.denoiser, weight, bank))
     levels = [

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,27 @@ def test_models_of_two_parameterisations_are_compared(
     assert "B against A" in shown
     assert "In the mean over levels" in shown
     assert "Of 3 levels" in shown
+
+
+def test_one_constant_of_the_data_weighs_both_models(root: Path, config_factory):
+    """With the first model's own sigma_data the answer depended on who came first."""
+    models = tuple(
+        make_bundle(
+            root / f"{sigma_data}", config_factory({"train.diffusion.sigma_data": sigma_data}),
+            CLASSES, seed,
+        )
+        for seed, sigma_data in enumerate((0.5, 2.0))
+    )  # fmt: skip
+    reports = []
+    for name, order in (("there", models), ("back", models[::-1])):
+        compare_models(order, root / name)
+        reports.append(json.loads((root / name / "comparison.json").read_text()))
+    train = np.load(root / "artifacts/prepare_data/images/train.npy")
+    for there in reports:
+        assert there["weight_sigma_data"] == pytest.approx((train / 127.5 - 1).std())
+    there, back = (report["mean"] for report in reports)
+    assert there["A"]["value"] == back["B"]["value"]
+    assert there["B"]["value"] == back["A"]["value"]
 
 
 def test_a_model_against_itself_is_undecided(

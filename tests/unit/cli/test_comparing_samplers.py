@@ -93,8 +93,9 @@ def write_clone(root: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     features, held_out = 128 + 20 * torch.randn(2, 60, 4, generator=generator)
     facts = ReferenceFacts(
-        "tiny", WEIGHTS, None, 8, "8 px", 60, 60, "d.dir", "1" * 64, 0, real_accuracy=None
-    )
+        "tiny", WEIGHTS, None, 8, "8 px", 60, 60, "d.dir", "1" * 64, 0,
+        real_accuracy=None, classifier_sha256=None, class_names=[], image_std=0.7,
+    )  # fmt: skip
     folder = root / "artifacts" / "compute_reference" / "reference"
     save_reference(folder, facts, features, (held_out, None), 0.5)
 

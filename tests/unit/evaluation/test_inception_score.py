@@ -8,6 +8,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.inception_score import inception_score
 
 
@@ -37,5 +38,5 @@ def test_its_standard_error_is_the_spread_over_repeated_draws():
 
 
 def test_a_single_image_is_refused():
-    with pytest.raises(ValueError, match="at least 2 images; got 1"):
+    with pytest.raises(NotComputableError, match="at least 2 images; got 1"):
         inception_score(torch.zeros(1, 3))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.kernel import kernel_estimate, mean_kernel_of_pairs
 
 
@@ -62,5 +63,5 @@ def test_is_unbiased_where_both_sides_are_alike():
 
 
 def test_a_single_image_is_refused():
-    with pytest.raises(ValueError, match="at least 2 images a side; got 1, 5"):
+    with pytest.raises(NotComputableError, match="at least 2 images a side; got 1, 5"):
         kernel_estimate(drawn(0, 1), drawn(1, 5))

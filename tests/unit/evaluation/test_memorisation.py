@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.memorisation import copying, nearest_training_images
 
 
@@ -61,7 +62,7 @@ def test_a_crowd_around_the_training_images_lowers_the_ratio():
 
 def test_too_few_images_are_refused():
     one = nearest_training_images(images(1, 1), images(2, 9))
-    with pytest.raises(ValueError, match="at least 2 images on each side"):
+    with pytest.raises(NotComputableError, match="at least 2 images on each side"):
         copying(one, one, 5, torch.Generator())
-    with pytest.raises(ValueError, match="at least 2 training images"):
+    with pytest.raises(NotComputableError, match="at least 2 training images"):
         nearest_training_images(images(1, 3), images(2, 1))

@@ -32,7 +32,7 @@ def reference(extractor: str) -> Reference:
     generator = torch.Generator().manual_seed(0)
     features, held_out = torch.randn(80, 6, generator=generator), torch.randn(30, 6)
     facts = ReferenceFacts(
-        extractor, "a" * 64, None, 64, "64 px", 80, 30, "b" * 64, "c" * 64, 0, None
+        extractor, "a" * 64, None, 64, "64 px", 80, 30, "b" * 64, "c" * 64, 0, None, None, [], 0.7
     )
     return Reference(
         facts, features, held_out, None, moments(features), mean_kernel_of_pairs(features)

@@ -8,6 +8,7 @@ import torch
 from prdc import compute_prdc
 from scipy.spatial.distance import cdist
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.precision_recall import (
     distances_between,
     neighbour_radii,
@@ -50,5 +51,5 @@ def test_far_away_images_have_no_precision_and_no_recall():
 
 
 def test_too_few_images_for_the_neighbours_are_refused():
-    with pytest.raises(ValueError, match="5 neighbours need more than as many images; got 5"):
+    with pytest.raises(NotComputableError, match="more than as many images; got 5"):
         neighbour_radii(drawn(0, 5), 5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vivero.errors import NotComputableError
 from vivero.evaluation.usability import blank_images, nearest_distances, unusable_images
 
 
@@ -40,5 +41,5 @@ def test_an_image_with_little_contrast_is_not_blank():
 
 
 def test_one_held_out_image_is_no_measure():
-    with pytest.raises(ValueError, match="at least 2 held-out images; got 1"):
+    with pytest.raises(NotComputableError, match="at least 2 held-out images; got 1"):
         unusable_images(pictures(2), drawn(0, 2), drawn(1, 5), drawn(2, 1))

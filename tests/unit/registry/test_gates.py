@@ -1,6 +1,7 @@
 """The gate: limits, then the champion, beyond chance."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivero.config.schema import JudgeConfig, JudgeMargins
+from vivero.evaluation.compulsory import compulsory_names
 from vivero.evaluation.paired import Gain
 from vivero.evaluation.spread import SeedSpread, SeedSpreads
 from vivero.registry.differences import Gate, Measurements
@@ -32,11 +34,20 @@ CONFIG = JudgeConfig(
     ),
     require_clean_tree=True,
     latency_batch_images=8,
-    latency_budget_s=1.0,
+    latency_budget_s=0.0,
 )
 FD = "fd.efficientnet_lite0.5k"
 LABELS, LOSS = "label_agreement.small_cnn.5k", "denoising_loss.mean.1k"
+UNUSABLE = "unusable_share.efficientnet_lite0.5k"
 NUM_IMAGES = 400
+BROKEN = {  # what a fault, or a file that was edited, can leave in a metric
+    "error NaN": {"std_error": math.nan},
+    "error infinite": {"std_error": math.inf},
+    "error None": {"std_error": None},
+    "value NaN": {"value": math.nan},
+    "value text": {"value": "0"},
+    "interval NaN": {"low": math.nan},
+}
 RANK = {"reject": 0, "hold": 1, "promote": 2}
 
 
@@ -51,6 +62,8 @@ def report(distance: float = 5.0, std_error: float = 0.1) -> dict[str, Any]:
             FD: metric(distance, std_error, 1.0),
             LABELS: metric(0.93, 0.004, 0.9),
             "copied_share.features.500": metric(0.0, 0.0, 0.0),
+            "copied_share.pixels.500": metric(0.0, 0.0, 0.0),
+            UNUSABLE: metric(0.004, 0.0009, 0.005),
             LOSS: metric(0.25, 0.001, None),
         },
     }
@@ -255,15 +268,6 @@ def test_many_figures_do_not_make_an_unlucky_one_a_rejection():
     assert judge(candidate, champion, CONFIG).verdict == "reject"
 
 
-def test_a_figure_that_the_champion_does_not_have_is_held_to_its_limit_alone():
-    candidate = report(4.0)
-    unusable = "unusable_share.efficientnet_lite0.5k"
-    candidate["metrics"][unusable] = {"value": 0.04, "std_error": 0.01, "floor": 0.005, "n": 5000}
-    assert judge(candidate, report(5.0), CONFIG).verdict == "promote"
-    candidate["metrics"][unusable]["value"] = 0.06
-    assert judge(candidate, report(5.0), CONFIG).verdict == "reject"
-
-
 @pytest.mark.parametrize(
     ("passed", "first", "later"),
     [(True, "first", "promote"), (None, "hold", "hold"), (False, "reject", "reject")],
@@ -310,29 +314,84 @@ def test_copies_are_looked_for_in_every_space(space: str):
     assert f"copied_share.{space}.500 is 0.5" in " ".join(verdict.reasons)
 
 
-@pytest.mark.parametrize("group", ["copies of training images", "label agreement"])
-def test_a_figure_that_could_not_be_computed_is_no_free_pass(group: str):
-    silent = {**report(), "not_computed": {group: "too few images"}}
-    verdict = judge(silent, None, CONFIG)
-    assert verdict.verdict == "reject"
-    assert "was not computed: too few images" in " ".join(verdict.reasons)
+@pytest.mark.parametrize("name", sorted(report()["metrics"]))
+@pytest.mark.parametrize("side", ["first model", "candidate", "champion"])
+@pytest.mark.parametrize("how", ["absent", *sorted(BROKEN)])
+def test_a_metric_that_is_missing_or_not_a_number_is_no_free_pass(name: str, side: str, how: str):
+    candidate, champion = report(4.0), report(5.0)
+    spoilt = champion if side == "champion" else candidate
+    if how == "absent":
+        del spoilt["metrics"][name]
+        spoilt["not_computed"] = {"denoising loss": "too few", "distances": "too few"}
+    else:
+        spoilt["metrics"][name] |= BROKEN[how]
+    verdict = judge(candidate, None if side == "first model" else champion, CONFIG)
+    assert verdict.verdict == "hold"
+    (reason,) = [gate.reason for gate in verdict.gates if gate.passed is None]
+    assert "is missing: " in reason
 
 
-def test_data_without_classes_needs_no_label_agreement():
-    unlabelled = {
-        **report(),
-        "has_classes": False,
-        "not_computed": {"label agreement": "the data has no labels"},
-    }
+def test_a_loss_twice_the_champions_rejects_and_a_loss_not_computed_holds():
+    candidate, champion = report(4.0), report(5.0)
+    candidate["metrics"][LOSS]["value"] *= 2
+    assert judge(candidate, champion, CONFIG).verdict == "reject"
+    del candidate["metrics"][LOSS]
+    candidate["not_computed"] = {"denoising loss": "the data is too small"}
+    verdict = judge(candidate, champion, CONFIG)
+    assert verdict.verdict == "hold"
+    assert "denoising_loss.mean of the candidate is missing: the data is too small" in (
+        verdict.reasons
+    )
+
+
+def test_metrics_of_other_counts_are_not_taken_for_each_other():
+    candidate = report(4.0)
+    candidate["metrics"]["fd.efficientnet_lite0.2k"] = candidate["metrics"].pop(FD)
+    verdict = judge(candidate, report(5.0), CONFIG)
+    assert verdict.verdict == "hold"
+    assert "fd.efficientnet_lite0.2k of the champion is missing" in " ".join(verdict.reasons)
+
+
+def test_a_protocol_says_what_is_compulsory():
+    unlabelled = report()
+    del unlabelled["metrics"][LABELS]
+    unlabelled["protocol"]["compulsory"] = compulsory_names(has_classes=False)
     assert judge(unlabelled, None, CONFIG).verdict == "first"
+    unlabelled["protocol"]["compulsory"] = compulsory_names(has_classes=True)
+    assert judge(unlabelled, None, CONFIG).verdict == "hold"
+
+
+def test_a_metric_of_a_later_version_cannot_be_judged():
+    later = report()
+    later["protocol"]["compulsory"] = [*compulsory_names(has_classes=True), "beauty"]
+    assert judge(later, None, CONFIG).verdict == "hold"
 
 
 def test_without_a_distance_there_is_nothing_to_judge_by():
     blind = report()
     del blind["metrics"][FD]
+    blind["not_computed"] = {"distances": "at least 2 images"}
     verdict = judge(blind, None, CONFIG)
-    assert verdict.verdict == "reject"
-    assert "no Fréchet distance" in " ".join(verdict.reasons)
+    assert verdict.verdict == "hold"
+    assert "frechet_distance of the candidate is missing: at least 2 images" in verdict.reasons
+
+
+@pytest.mark.parametrize("floor", [None, 0.0, math.nan, math.inf])
+def test_a_distance_without_a_floor_is_held(floor: float | None):
+    candidate = report()
+    candidate["metrics"][FD]["floor"] = floor
+    assert judge(candidate, None, CONFIG).verdict == "hold"
+
+
+def test_a_time_that_was_to_be_measured_and_was_not_is_held():
+    config = CONFIG.model_copy(update={"latency_budget_s": 1.0})
+    assert judge(report(4.0), None, config).verdict == "first"
+    assert judge(report(4.0), report(5.0), config).verdict == "hold"
+    gain = Gain(0.0, 0.01, 20, is_paired=True)
+    assert (
+        judge(report(4.0), report(5.0), config, measured=Measurements(latency=gain)).verdict
+        == "promote"
+    )
 
 
 def retrained(distance: float, std_error: float = 0.0) -> dict[str, Any]:
@@ -349,7 +408,7 @@ def spreads(of_distance: float, of_others: float = 0.001, note: str = "") -> See
     def spread(relative_std: float) -> SeedSpread:
         return SeedSpread({seed: 1 + relative_std * (-1) ** seed for seed in range(1000)})
 
-    others = dict.fromkeys((LABELS, LOSS, "copied_share.features.500"), spread(of_others))
+    others = dict.fromkeys(set(report()["metrics"]) - {FD}, spread(of_others))
     return SeedSpreads({FD: spread(of_distance), **others}, note)
 
 
@@ -422,7 +481,7 @@ def test_a_gain_is_held_to_its_own_confidence():
     assert judge(better, report(5.0), CONFIG).verdict == "promote"
     assert judge(better, report(5.0), strict).verdict == "hold"
     config = strict.model_copy(update={"confidence": 0.9})
-    assert judge(worse, report(5.0), config).verdict == "hold"  # Holm: one of four figures
+    assert judge(worse, report(5.0), config).verdict == "hold"  # Holm: one of six figures
     worst = report(5.0 + 2.45 * error)
     assert judge(worst, report(5.0), strict).verdict == "hold"
     assert judge(worst, report(5.0), config).verdict == "reject"
