@@ -4,6 +4,7 @@ It does not end quietly when images came in and none was taken: an alarm has bro
 nobody would train on what the alarm was about.
 """
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from vivero.data.appending import PRESENT, left_out_path, read_left_out
 from vivero.data.quarantine import QuarantineRow, reason_counts, worst_rows
 from vivero.errors import DataError
 from vivero.files import read_json, write_text
-from vivero.plain_text import markdown_text
+from vivero.plain_text import one_line
 
 BRANCH_PREFIX = "data/"
 NO_IMAGES = ("hidden", "metadata")  # reasons of files that nobody brought as images
 NUM_EXAMPLES = 3
+MAX_DETAIL = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Refusals:
         present = f", {self.num_present} images were there already" if self.num_present else ""
         shown = worst_rows(self.rows, NUM_EXAMPLES)
         examples = "\n".join(
-            f"- {markdown_text(row.path)}: {row.reason}: {markdown_text(row.detail)}"
+            f"- {one_line(row.path)!r}: {row.reason}: {one_line(row.detail, MAX_DETAIL)}"
             for row in shown
         )
         return (
@@ -150,7 +152,8 @@ def _heeded_refusals(root: Path, source: str) -> list[str]:
 
 
 def _show(text: str) -> None:
-    create_markdown_artifact(text, key="data", description="What came in")
+    plain = html.escape(text, quote=False)  # a file's name may hold tags
+    create_markdown_artifact(plain, key="data", description="What came in")
 
 
 def _take_in_what_is_valid(root: Path) -> bool:

@@ -11,7 +11,6 @@ EMPTY = "(empty)"
 # Control and format characters, halves of surrogate pairs, unassigned ones, line separators.
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"  # Persian words and composed emoji need them
-MARKDOWN = "\\`*_[]<>|#~$"
 
 
 def one_line(text: str, max_characters: int = MAX_CHARACTERS) -> str:
@@ -31,12 +30,6 @@ def bounded(text: str, max_characters: int) -> str:
 def escaped(character: str) -> str:
     r"""A character in ASCII, such as \n, \x1b, \u202e or \U0001f600."""
     return character.encode("unicode_escape").decode()
-
-
-def markdown_text(text: str, max_characters: int = 500) -> str:
-    """Text for a table or a line of Markdown, in which no markup and no HTML begins."""
-    line = one_line(text, max_characters).replace("&", "&amp;")
-    return "".join(f"\\{character}" if character in MARKDOWN else character for character in line)
 
 
 def _seen(character: str) -> str:

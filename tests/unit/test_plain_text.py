@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.nasty_names import NASTY_NAMES
-from vivero.plain_text import EMPTY, UNSEEN, markdown_text, one_line
+from vivero.plain_text import EMPTY, UNSEEN, one_line
 
 
 @pytest.mark.parametrize(
@@ -35,12 +34,3 @@ def test_any_text_becomes_one_bounded_line(text: str, length: int):
     assert not {unicodedata.category(c) for c in line} & (UNSEEN - {"Cf"})
     assert line.splitlines() == [line]
     assert one_line(line, length) == line
-
-
-@pytest.mark.parametrize("name", NASTY_NAMES)
-def test_markdown_shows_the_name_and_starts_nothing(name: str):
-    shown = markdown_text(name)
-    for mark in "|<[`":
-        assert f"\\{mark}" in shown or mark not in name
-        assert mark not in shown.replace(f"\\{mark}", "")
-    assert "\n" not in shown
