@@ -6,7 +6,6 @@ result is written whole or not at all, under the hash of the settings and of the
 the weights: finished runs are never repeated, and never taken for those of other code.
 """
 
-import ast
 import math
 import statistics
 import time
@@ -20,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import vivero
 from bench.colour import colour_images_dir
 from bench.judging import judge_samples, open_real_images
 from bench.variants import Run, train_config_of, variant_of
+from vivero.code_digest import module_closure_digest
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, work_dir
 from vivero.config.schema import Config, TrainConfig
@@ -40,6 +39,7 @@ from vivero.stages import trainer
 from vivero.stages.sample import labels_in_turn
 from vivero.tracking.lineage import read_lineage
 from vivero.training.distributed import alone
+from vivero.training.fingerprint import MODULES_WITHOUT_EFFECT, TRAINER
 from vivero.training.inputs import TrainInputs
 from vivero.training.loop import loss_by_halflife
 from vivero.training.state import TrainState
@@ -49,13 +49,7 @@ RESULT, WEIGHTS, GRID = "result.json", "weights.safetensors", "samples.png"
 NUM_WARM_STEPS, NUM_TRIAL_STEPS = 3, 8
 SAMPLE_SEED, NUM_STEPS = 1, 18
 FULL, HIERARCHICAL = "dpm_solver_pp_2m", "hierarchical"
-CODE = ("models", "diffusion", "training")
-# Modules of training that decide no weight: an edit there repeats no run.
-WITHOUT_EFFECT = {
-    *("background", "checkpoints", "curves", "divergence", "fingerprint", "learning_rate_finder"),
-    *("load", "previews", "profiling", "progress", "ray_engine", "record", "resume", "signals"),
-    *("supervision", "tensor_file"),
-}
+JUDGED_BY = ("vivero.diffusion.generation", "vivero.evaluation.denoising")
 
 
 @dataclass(frozen=True)
@@ -137,24 +131,8 @@ def data_root_of(dataset: str, root: Path) -> Path:
 
 @cache
 def code_sha256() -> str:
-    """Hash of the code that decides the weights; comments, docstrings and layout do not count."""
-    package_dir = Path(vivero.__file__).parent
-    parts = []
-    for name in CODE:
-        for path in sorted((package_dir / name).glob("*.py")):
-            if path.stem not in WITHOUT_EFFECT:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-                parts.append([f"{name}/{path.name}", ast.dump(_without_docstrings(tree))])
-    return sha256_of_json(parts)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return tree
+    """Hash of the code that decides weights, samples and held-out loss, without its prose."""
+    return module_closure_digest([TRAINER, *JUDGED_BY], MODULES_WITHOUT_EFFECT)
 
 
 class Clock:

@@ -13,9 +13,11 @@ from ruamel.yaml import YAML
 
 from tests.model_versions import read
 from tests.prepared_images import write_prepared
+from vivero.code_digest import PACKAGE_DIR
 from vivero.config.schema import Config
 from vivero.registry.bundle import load_bundle
 from vivero.stages import trainer
+from vivero.training import fingerprint
 from vivero.training.distributed import alone
 from vivero.training.inputs import read_inputs
 from vivero.training.validation import validation_loss
@@ -85,3 +87,32 @@ def test_a_run_of_one_process_goes_on_with_two(root: Path, config_factory: Facto
     assert "processes 1 -> 2" in process.stderr, "that it is not exact to the bit is said"
     assert list((root / "work/checkpoints").iterdir()) == [run_dir]
     assert read(root, "train/summary.json")["resumed_from"] == [48]
+
+
+def test_a_complete_checkpoint_of_other_code_is_not_taken(
+    root: Path, tiny_config: Config, tmp_path_factory, monkeypatch, caplog
+):
+    """The trainer itself is what changes: it used to be left out of the fingerprint."""
+    write_prepared(root, CLASS_NAMES)
+    caplog.set_level("INFO")
+    trainer.run(tiny_config, root)
+    first = read(root, "train/run.json")["run_key"]
+
+    code = tmp_path_factory.mktemp("code") / "vivero"
+    shutil.copytree(PACKAGE_DIR, code, ignore=shutil.ignore_patterns("__pycache__"))
+    path = code / "stages" / "trainer.py"
+    changed = path.read_text().replace("torch.manual_seed(config.seed)", "torch.manual_seed(1)")
+    assert changed != path.read_text()
+    path.write_text(changed)
+    monkeypatch.setattr(fingerprint, "PACKAGE_DIR", code)
+    caplog.clear()
+    trainer.run(tiny_config, root)
+    assert "training starts at zero" in caplog.text
+    assert "no step is repeated" not in caplog.text
+    assert read(root, "train/run.json")["run_key"] != first
+
+    monkeypatch.undo()
+    caplog.clear()
+    trainer.run(tiny_config, root)
+    assert "no step is repeated" in caplog.text
+    assert read(root, "train/run.json")["run_key"] == first

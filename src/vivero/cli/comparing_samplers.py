@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vivero.code_digest import module_closure_digest
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
@@ -57,6 +58,11 @@ from vivero.registry.bundle import Bundle, load_bundle
 from vivero.registry.versions import resolve_model
 
 REPORT, SAMPLES, PARETO, CELLS_DIR = "results.json", "samples.png", "pareto.png", "cells"
+CODE = (
+    *("vivero.evaluation.sampler_runs", "vivero.evaluation.frechet"),
+    *("vivero.evaluation.extractors", "vivero.registry.bundle"),
+)
+CODE_WITHOUT_EFFECT = ("vivero.config", "vivero.errors", "vivero.integrity")
 LONGEST_STEPS = 1000  # of DDPM, which may be made on fewer images
 BATCH_IMAGES = 100
 NUM_CONVERGED = 32
@@ -238,6 +244,7 @@ def _settings(bundle: Bundle, subject: Subject, reference: Reference) -> dict[st
     facts, device = reference.facts, subject.labels.device
     return {
         "weights_sha256": bundle.weights_sha256,
+        "code_sha256": module_closure_digest(CODE, CODE_WITHOUT_EFFECT),
         "seed": subject.seed,
         "guidance": subject.guidance,
         "guidance_interval": list(subject.guidance_interval),

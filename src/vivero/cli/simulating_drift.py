@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vivero.code_digest import module_closure_digest
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
@@ -37,7 +38,7 @@ from vivero.integrity.caches import read_record, write_record
 MAX_SHIFTED_IMAGES = 2000
 NUM_DIRECTIONS = 256
 NUM_PERMUTATIONS = 199  # a permutation test is exact with any number; fewer are quicker
-VERSION = 1  # of the tests: cells of another version are made again
+CODE = ("vivero.evaluation.drift_simulation", "vivero.evaluation.drift_shifts")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def read_pools(config: Config, root: Path) -> tuple[Pools, dict[str, Any]]:
         num_classes=len(card.class_names),
     )
     facts = {
-        "version": VERSION,
+        "code": module_closure_digest(CODE, ["vivero.config", "vivero.errors"]),
         "check_drift": config.check_drift.model_dump(),
         "extractor_sha256": extractor.weights_sha256,
         "size_px": extractor.size_px,

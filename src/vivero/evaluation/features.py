@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vivero.code_digest import module_closure_digest
 from vivero.errors import ExtractorError
 from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.extractors import Extractor
@@ -21,6 +22,8 @@ from vivero.files import sha256_of_json
 from vivero.integrity.caches import load_tensors, save_tensors
 
 LOG_EVERY_S = 30.0
+CODE = ("vivero.evaluation.features", "vivero.evaluation.extractors")
+CODE_WITHOUT_EFFECT = ("vivero.code_digest", "vivero.config", "vivero.errors", "vivero.integrity")
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +81,13 @@ def cached_features(
     cache_dir: Path,
     subject: str = "images",
 ) -> Features:
-    """As extract, but kept in cache_dir under the hash of the images, extractor and resize.
+    """As extract, but kept in cache_dir under the hash of the images, extractor, resize and code.
 
     An entry that is damaged is computed again.
     """
     made_from = (extractor.name, extractor.weights_sha256, extractor.resize, batch_images)
-    key = sha256_of_json([*made_from, torch.__version__, sha256_of_array(images)])
+    code = module_closure_digest(CODE, CODE_WITHOUT_EFFECT)
+    key = sha256_of_json([*made_from, code, torch.__version__, sha256_of_array(images)])
     path = cache_dir / f"{extractor.name}-{key[:32]}.safetensors"
     cached = load_tensors(path, key)
     if cached is not None:
