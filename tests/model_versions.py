@@ -14,7 +14,7 @@ from vivero.registry.bundle_config import BundleConfig, bundle_config
 from vivero.registry.seed_variance import (
     MetricValues,
     SeedVariance,
-    recipe_sha256,
+    recipe_of,
     write_seed_variance,
 )
 from vivero.tracking.journal import Entry, Journal
@@ -60,7 +60,8 @@ def write_spread_between_seeds(root: Path, config: Config, relative_std: float =
         root,
         SeedVariance(
             name="tests",
-            recipe_sha256=recipe_sha256(config.train),
+            recipe_sha256=recipe_of(config),
+            protocol_sha256="a" * 64,
             data_digest="d.dir",
             weights_sha256={seed: f"{seed:064}" for seed in range(len(steps))},
             metrics={name: values(metric["value"]) for name, metric in metrics.items()},

@@ -81,7 +81,9 @@ def compare_samplers(
 
 
 def seeds(
-    seeds: Annotated[list[int], typer.Argument(metavar="SEED...", min=0, help="At least two.")],
+    seeds: Annotated[
+        list[int], typer.Argument(metavar="SEED...", min=0, help="Two or more in all.")
+    ],
     name: Annotated[
         str, typer.Option(help="Of the results in work/seeds; the experiments are NAME-SEED.")
     ] = "seeds",
@@ -91,17 +93,27 @@ def seeds(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the experiments for `dvc exp show` and apply.")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            file_okay=False,
+            help="Take the kept experiments NAME-SEED of this clone instead of training.",
+        ),
+    ] = None,
 ) -> None:
-    """Train the current settings once for each seed, and say how far every figure moves.
+    """Train the current settings once for each seed, and measure how much every metric varies.
 
-    Each seed is a DVC experiment in a copy of the repository, one after the other: what is in this
-    folder stays as it is. Started again, finished seeds are taken from DVC's cache.
+    Each seed is a DVC experiment in a copy of the repository, one after the other: this folder
+    stays as it is. Seeds of earlier commands of the same name count too. After the stage evaluate
+    the variance between seeds is stored in seed_variance.json, which `vivero judge` needs.
 
-    Example: vivero seeds 0 1 2 --name default
+    Example: vivero seeds 1 2 3 4 5 6 --name default
     """
-    from vivero.cli.seeds import run_seeds
+    from vivero.cli.seeds import Wish, run_seeds
 
-    raise typer.Exit(run_seeds(seeds, name, stage, keep=keep))
+    raise typer.Exit(run_seeds(Wish(seeds, name, stage, keep, source)))
 
 
 def _listed(text: str) -> list[str]:

@@ -1,17 +1,18 @@
 """What `vivero seeds` does: one DVC experiment for each seed, then mean and interval over seeds.
 
 The experiments run in copies of the repository that DVC makes and removes (`dvc exp run --temp`),
-so the workspace stays as it is; what is finished comes from DVC's run cache the next time.
+so the workspace stays as it is; what is finished comes from DVC's run cache the next time. The
+results are kept by name (`seed_runs.py`): seeds of several commands, also from other clones, count
+together. After the stage evaluate the variance between seeds goes to seed_variance.json.
 """
 
-import json
 import logging
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +21,125 @@ from rich.table import Table
 
 from vivero.cli.data import ensure_data
 from vivero.cli.running import child_environment
+from vivero.cli.seed_runs import SeedRun, finished_runs, runs_dir, take_run
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
+from vivero.config.paths import PARAMS, SEED_VARIANCE, project_dir, work_dir
 from vivero.errors import ConfigError
 from vivero.evaluation.intervals import CONFIDENCE
 from vivero.evaluation.spread import Spread, spreads
 from vivero.evaluation.spread_plot import plot_spreads
 from vivero.files import write_json
 from vivero.processes import run_in_group
+from vivero.registry.differences import DISTANCES
+from vivero.registry.seed_variance import (
+    measure_seed_variance,
+    merge_seed_variance,
+    read_seed_variance,
+    recipe_of,
+    write_seed_variance,
+)
 from vivero.tracking.git import git_text
 
-OF_THE_MACHINE = {"seconds", "images_per_s"}  # and not of the model
+ENOUGH_SEEDS = 5
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 log = logging.getLogger(__name__)
 
 
-def run_seeds(seeds: Sequence[int], name: str, stage: str, keep: bool) -> int:
-    """Run all seeds; write work/seeds/NAME.json and NAME.png, and print the table.
+@dataclass(frozen=True)
+class Wish:
+    """What `vivero seeds` is asked for.
 
-    Args:
+    Attributes:
         seeds: Values of train.seed.
         name: Of the results, and of the experiments.
-        stage: The last stage that is run; its summary holds the figures.
+        stage: The last stage that is run; its summary holds the metrics.
         keep: Whether the experiments stay.
+        source: A clone whose kept experiments are taken; None trains here.
+    """
+
+    seeds: Sequence[int]
+    name: str
+    stage: str
+    keep: bool = False
+    source: Path | None = None
+
+
+def run_seeds(wish: Wish) -> int:
+    """Run or take all seeds; write the results of all seeds of this name, and print the table.
+
+    Writes work/seeds/NAME.json and NAME.png; after evaluate also seed_variance.json.
 
     Returns:
         Exit code: 1 when a seed failed.
 
     Raises:
-        ConfigError: When nothing could come of it.
+        ConfigError: When the request cannot give a result.
+        DataError: When the other clone lacks an experiment.
     """
     root = project_dir()
-    load_config(root / PARAMS)
-    _refuse(root, seeds, name)
-    ensure_data(root)
-    found: dict[int, dict[str, Any]] = {}
-    for place, seed in enumerate(seeds, start=1):
-        log.info("seed %d (%d of %d)", seed, place, len(seeds))
-        experiment = f"{name}-{seed}"
-        _remove(root, experiment)
-        if _reproduce(root, experiment, seed, stage) == 0:
-            found[seed] = _summary(root, experiment, stage)
-            if not keep:
-                _remove(root, experiment)
-    failed = [seed for seed in seeds if seed not in found]
-    if len(found) > 1:
-        _report(root, name, stage, found, failed)
+    config = load_config(root / PARAMS)
+    _refuse(root, wish)
+    failed = _train_all(root, wish) if wish.source is None else _take_all(root, wish, wish.source)
+    done = [seed for seed in wish.seeds if seed not in failed]
+    found = finished_runs(root, wish.name)
+    if done:
+        newest = found[done[-1]]
+        same = {seed: run for seed, run in found.items() if run.conditions == newest.conditions}
+        others = sorted(set(found) - set(same))
+        if others:
+            log.warning(
+                "left out: seed %s of another recipe, protocol or stage in %s",
+                ", ".join(map(str, others)),
+                runs_dir(root, wish.name).relative_to(root),
+            )
+        if newest.recipe_sha256 != recipe_of(config):
+            log.warning("these trainings have other settings than %s here", PARAMS)
+        if len(same) > 1:
+            _report(root, wish, same, failed)
     if failed:
         sys.stderr.write(
-            f"vivero: failed: seed {', '.join(map(str, failed))}; what went wrong stands above. "
+            f"vivero: failed: seed {', '.join(map(str, failed))}; the errors are above. "
             f"Run the same command again: finished seeds are not repeated\n"
         )
     return 1 if failed else 0
 
 
-def _refuse(root: Path, seeds: Sequence[int], name: str) -> None:
+def _train_all(root: Path, wish: Wish) -> list[int]:
+    """Train every seed; returns those that failed."""
+    ensure_data(root)
+    failed = []
+    for place, seed in enumerate(wish.seeds, start=1):
+        log.info("seed %d (%d of %d)", seed, place, len(wish.seeds))
+        experiment = f"{wish.name}-{seed}"
+        _remove(root, experiment)
+        if _reproduce(root, experiment, seed, wish.stage) == 0:
+            take_run(root, root, wish.name, seed, wish.stage)
+            if not wish.keep:
+                _remove(root, experiment)
+        else:
+            failed.append(seed)
+    return failed
+
+
+def _take_all(root: Path, wish: Wish, source: Path) -> list[int]:
+    """Take every seed from another clone; none fails without an error."""
+    for seed in wish.seeds:
+        run = take_run(source.resolve(), root, wish.name, seed, wish.stage)
+        log.info("seed %d taken from %s: %d metrics", seed, source, len(run.figures))
+    return []
+
+
+def _refuse(root: Path, wish: Wish) -> None:
     """Say before any training what would make it useless."""
-    if len(set(seeds)) < len(seeds) or len(seeds) < 2:
+    seeds, name = wish.seeds, wish.name
+    former = set() if not NAME.fullmatch(name) else set(finished_runs(root, name))
+    if len(set(seeds)) < len(seeds) or len(former | set(seeds)) < 2:
         raise ConfigError(
             "an interval over seeds needs at least two different ones; "
             "write for example: vivero seeds 0 1 2"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"'{name}' is no name for experiments; use letters, digits, - and _")
     if git_text(root, "rev-parse", "--verify", "HEAD") is None:
         raise ConfigError(
@@ -112,34 +170,17 @@ def _remove(root: Path, experiment: str) -> None:
     subprocess.run(command, cwd=root, capture_output=True, check=False)
 
 
-def _summary(root: Path, experiment: str, stage: str) -> dict[str, Any]:
-    import dvc.api
-
-    path = (artifacts_dir(root, stage) / "summary.json").relative_to(root)
-    return dict(json.loads(dvc.api.read(str(path), repo=str(root), rev=experiment)))
-
-
-def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """What a stage measured: fractions, not counts; and of the model, not of the machine."""
-    return {
-        name: value
-        for name, value in summary.items()
-        if isinstance(value, float) and name not in OF_THE_MACHINE
-    }
-
-
-def _report(
-    root: Path, name: str, stage: str, found: Mapping[int, dict[str, Any]], failed: list[int]
-) -> None:
-    over_seeds = spreads({seed: _figures(summary) for seed, summary in found.items()})
+def _report(root: Path, wish: Wish, runs: Mapping[int, SeedRun], failed: list[int]) -> None:
+    name = wish.name
+    over_seeds = spreads({seed: run.figures for seed, run in runs.items()})
     out_dir = work_dir(root) / "seeds"
     json_path, plot_path = out_dir / f"{name}.json", out_dir / f"{name}.png"
     write_json(
         json_path,
         {
             "name": name,
-            "stage": stage,
-            "seeds": list(found),
+            "stage": wish.stage,
+            "seeds": list(runs),
             "failed_seeds": failed,
             "confidence": CONFIDENCE,
             "figures": {figure: _as_row(spread) for figure, spread in over_seeds.items()},
@@ -153,6 +194,35 @@ def _report(
         highlight=False,
         soft_wrap=True,
     )
+    if wish.stage == "evaluate":
+        _store(root, wish, runs, console)
+
+
+def _store(root: Path, wish: Wish, runs: Mapping[int, SeedRun], console: Console) -> None:
+    """Write seed_variance.json, and say so."""
+    recipe = next(iter(runs.values())).recipe_sha256
+    new = measure_seed_variance(wish.name, recipe, {seed: run.report for seed, run in runs.items()})
+    measured = merge_seed_variance(new, read_seed_variance(root))
+    write_seed_variance(root, measured)
+    primary = [name for name in sorted(measured.metrics) if name.startswith(DISTANCES)]
+    told = "".join(
+        f": {name} varies by {measured.metrics[name].spread.relative_std:.2%} between seeds"
+        for name in primary
+    )
+    console.print(
+        f"The variance between {len(measured.weights_sha256)} seeds is in {SEED_VARIANCE}{told}.\n"
+        f"`vivero judge` counts it in the error of every gain. Commit it with the recipe: "
+        f"git add {SEED_VARIANCE} && git commit",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if len(measured.weights_sha256) < ENOUGH_SEEDS:
+        console.print(
+            f"With fewer than {ENOUGH_SEEDS} seeds the spread is hardly known, and only very large "
+            f"gains promote: run the same command with more seeds; they are added",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _as_row(spread: Spread) -> dict[str, Any]:

@@ -8,6 +8,7 @@ what is derived from them is written for readers and must agree when the file is
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed_dataclass
 
 from vivero.config.paths import SEED_VARIANCE
-from vivero.config.schema import TrainConfig
+from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.evaluation.spread import SeedSpread, SeedSpreads
 from vivero.files import sha256_of_json, write_json
@@ -24,7 +25,8 @@ from vivero.registry.differences import MEASURE_SEEDS, gain_of
 from vivero.training.fingerprint import SETTINGS_WITHOUT_EFFECT
 
 MAX_FILE_BYTES = 4_000_000
-OF_THE_RECIPE = {"sampling", "initial_model"}  # they decide no weights, but which images are judged
+OF_THE_RECIPE = {"sampling", "initial_model"}  # which images are judged, and where it starts
+WITHOUT_EFFECT = (SETTINGS_WITHOUT_EFFECT - OF_THE_RECIPE) | {"seed"}
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Digest = Annotated[str, Field(max_length=200)]
@@ -57,6 +59,7 @@ class SeedVariance:
     Attributes:
         name: Of the trainings: `vivero seeds --name`.
         recipe_sha256: Hash of the settings that decide the model and its images, but the seed.
+        protocol_sha256: Hash of the protocol that the models were evaluated under.
         data_digest: The md5 of data/ that the models were trained on; None when not known.
         weights_sha256: Of the model of each seed.
         metrics: By name.
@@ -64,6 +67,7 @@ class SeedVariance:
 
     name: Name
     recipe_sha256: Digest
+    protocol_sha256: Digest
     data_digest: Digest | None
     weights_sha256: Annotated[dict[Seed, Digest], Field(min_length=2, max_length=1000)]
     metrics: Annotated[dict[Name, MetricValues], Field(max_length=1000)]
@@ -73,16 +77,37 @@ class SeedVariance:
         return {
             "name": self.name,
             "recipe_sha256": self.recipe_sha256,
+            "protocol_sha256": self.protocol_sha256,
             "data_digest": self.data_digest,
             "weights_sha256": {str(seed): sha for seed, sha in self.weights_sha256.items()},
             "metrics": {name: _as_row(metric) for name, metric in sorted(self.metrics.items())},
         }
 
 
-def recipe_sha256(config: TrainConfig) -> str:
-    """Hash of the settings that decide the model and how its images are sampled, but the seed."""
-    without_effect = (SETTINGS_WITHOUT_EFFECT - OF_THE_RECIPE) | {"seed"}
-    return sha256_of_json(config.model_dump(mode="json", exclude=without_effect))
+def recipe_sha256(params: Mapping[str, Any]) -> str:
+    """Hash of the settings that decide the model and how its images are sampled, but the seed.
+
+    Args:
+        params: The blocks of params.yaml as plain values.
+    """
+    settings = {
+        name: value for name, value in params["train"].items() if name not in WITHOUT_EFFECT
+    }
+    return sha256_of_json(_comparable(settings))
+
+
+def recipe_of(config: Config) -> str:
+    """`recipe_sha256` of the present settings."""
+    return recipe_sha256(config.model_dump(mode="json", by_alias=True))
+
+
+def _comparable(value: Any) -> Any:
+    """Numbers as floats: 80 and 80.0 are one setting."""
+    if isinstance(value, Mapping):
+        return {name: _comparable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_comparable(part) for part in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def measure_seed_variance(
@@ -103,12 +128,36 @@ def measure_seed_variance(
     return SeedVariance(
         name=name,
         recipe_sha256=recipe,
+        protocol_sha256=next(iter(reports.values()))["protocol"]["hash"],
         data_digest=digests.pop() if len(digests) == 1 else None,
         weights_sha256={
             seed: str(lineage.get("weights_sha256", "")) for seed, lineage in lineages.items()
         },
         metrics={name: metric for name, metric in measured.items() if metric.spread.is_relative},
     )
+
+
+def merge_seed_variance(new: SeedVariance, former: SeedVariance | None) -> SeedVariance:
+    """The new seeds with those measured before, where recipe, protocol and data are the same.
+
+    The error of the evaluation is the smaller of both: the less is removed, the larger the spread.
+    """
+    if former is None or _conditions(former) != _conditions(new):
+        return new
+    metrics = {
+        name: MetricValues(
+            dict(sorted((former.metrics[name].values | metric.values).items())),
+            min(former.metrics[name].evaluation_error, metric.evaluation_error),
+        )
+        for name, metric in new.metrics.items()
+        if name in former.metrics
+    }
+    weights = dict(sorted((former.weights_sha256 | new.weights_sha256).items()))
+    return replace(new, weights_sha256=weights, metrics=metrics)
+
+
+def _conditions(found: SeedVariance) -> tuple[str, str, str | None]:
+    return found.recipe_sha256, found.protocol_sha256, found.data_digest
 
 
 def _measured(metric: str, reports: Mapping[int, Mapping[str, Any]]) -> MetricValues:

@@ -23,7 +23,7 @@ from vivero.registry.conditions import export_gate, tree_gate
 from vivero.registry.differences import Measurements
 from vivero.registry.gates import Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
-from vivero.registry.seed_variance import read_seed_variance, recipe_sha256, spreads_for
+from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
 from vivero.registry.verdict_page import LETS_PASS, MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
 from vivero.registry.versions import (
@@ -53,7 +53,7 @@ def run(config: Config, root: Path) -> Verdict:
     if champion is not None and not is_champion_itself:
         report = champion_report(root, champion, candidate)
         spreads = spreads_for(
-            read_seed_variance(root), recipe_sha256(config.train), lineage.get("data_digest")
+            read_seed_variance(root), recipe_of(config), lineage.get("data_digest")
         )
         if config.judge.latency_budget_s:
             latency = latency_beside(root, champion, config)

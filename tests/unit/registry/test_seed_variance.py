@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from vivero.errors import DataError
 from vivero.registry.seed_variance import (
     SeedVariance,
     measure_seed_variance,
+    merge_seed_variance,
     read_seed_variance,
-    recipe_sha256,
+    recipe_of,
     spreads_for,
     write_seed_variance,
 )
@@ -41,9 +43,9 @@ def report(seed: int, sigma: float, noise: np.ndarray) -> dict[str, Any]:
     }
 
 
-def measured(sigma: float = 0.03, num_seeds: int = 6) -> SeedVariance:
+def measured(sigma: float = 0.03, num_seeds: int = 6, first: int = 0) -> SeedVariance:
     noise = np.random.default_rng(0).normal(size=N)
-    reports = {seed: report(seed, sigma, noise) for seed in range(num_seeds)}
+    reports = {seed: report(seed, sigma, noise) for seed in range(first, first + num_seeds)}
     return measure_seed_variance("default", "r" * 64, reports)
 
 
@@ -121,16 +123,16 @@ def test_a_file_that_is_not_what_was_written_is_refused_with_what_to_do(tmp_path
 def test_the_recipe_is_what_decides_the_model_and_its_images(
     tiny_config: Config, config_factory: Callable[..., Config]
 ):
-    own = recipe_sha256(tiny_config.train)
+    own = recipe_of(tiny_config)
     for same in ({"train.seed": 5}, {"train.keep_checkpoints": 7}, {"train.heartbeat_s": 9.0}):
-        assert recipe_sha256(config_factory(same).train) == own
+        assert recipe_of(config_factory(same)) == own
     for other in (
         {"train.learning_rate": 0.0123},
         {"train.diffusion.sigma_data": 0.77},
         {"train.model.channels": [8, 24]},
         {"train.label_dropout": 0.31},
     ):
-        assert recipe_sha256(config_factory(other).train) != own
+        assert recipe_of(config_factory(other)) != own
 
 
 def test_a_spread_of_another_recipe_or_of_other_data_is_used_and_named():
@@ -150,3 +152,20 @@ def test_a_relative_spread_holds_for_other_numbers_of_images_but_not_for_another
     assert spreads.find("fd.efficientnet_lite0.10k") == spreads.find(FD)
     assert spreads.find("fd.inception.5k") is None
     assert spreads.find("latency") is None
+
+
+def test_seeds_that_are_measured_later_are_added():
+    whole = measured(num_seeds=6)
+    merged = merge_seed_variance(measured(num_seeds=3, first=3), measured(num_seeds=3))
+    assert merged.weights_sha256 == whole.weights_sha256
+    assert merged.metrics[FD].values == whole.metrics[FD].values
+    assert merged.metrics[FD].spread.degrees_of_freedom == 5
+    error = whole.metrics[FD].evaluation_error
+    assert merged.metrics[FD].evaluation_error == pytest.approx(error, rel=0.1)
+
+
+@pytest.mark.parametrize("field", ["recipe_sha256", "protocol_sha256", "data_digest"])
+def test_seeds_of_another_recipe_protocol_or_data_are_not_mixed(field: str):
+    new, former = measured(num_seeds=3, first=3), replace(measured(num_seeds=3), **{field: "x"})
+    assert merge_seed_variance(new, former) == new
+    assert merge_seed_variance(new, None) == new
