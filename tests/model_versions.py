@@ -85,7 +85,8 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
     }
     weights = {**network.state_dict(), **random}  # a tree's scales of the data stay as they are
     lineage = {
-        "data_digest": "d.dir", "code_commit": "c" * 40, "is_dirty": False, "params_sha256": "p",
+        "data_digest": f"{'d' * 32}.dir", "code_commit": "c" * 40, "is_dirty": False,
+        "params_sha256": "e" * 64,
         "seed": seed,
     }  # fmt: skip
     contents = BundleContents(weights, values, lineage, "# A model\n")

@@ -102,7 +102,10 @@ def test_the_lineage_stands_on_the_run_the_model_and_the_version(root: Path, tin
     run_id = read(root, "register/registered.json")["run_id"]
     (version,) = list_versions(root, "vivero")
     model = client.get_logged_model(version.source.removeprefix("models:/"))
-    lineage = {"data_digest": "d.dir", "params_sha256": "p", "weights_sha256": weights_sha256}
+    digest = f"{'d' * 32}.dir"
+    lineage = {
+        "data_digest": digest, "params_sha256": "e" * 64, "weights_sha256": weights_sha256,
+    }  # fmt: skip
     for key, value in lineage.items():
         assert client.get_run(run_id).data.tags[f"lineage.{key}"] == value
         assert model.tags[f"lineage.{key}"] == value
@@ -111,7 +114,7 @@ def test_the_lineage_stands_on_the_run_the_model_and_the_version(root: Path, tin
     experiment = client.get_experiment_by_name("vivero").experiment_id
     (child,) = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = '{key}'")
     (data,) = child.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("tiny", "d.dir")
+    assert (data.dataset.name, data.dataset.digest) == ("tiny", digest)
     (item,) = trace("models:/vivero/1", root).runs
     assert item.run_id == run_id
     card = client.get_model_version("vivero", "1").description

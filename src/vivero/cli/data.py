@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vivero.cli.dvc_setup import prepare_dvc
-from vivero.config.paths import data_dir, project_dir, work_dir
+from vivero.config.paths import data_dir, project_dir, root_or_none, work_dir
 from vivero.errors import DataError
 
 app = typer.Typer(
@@ -81,6 +81,11 @@ def _imported(folder: Path, out: Path, overwrite: bool, append: bool, with_gener
     if append:
         from vivero.data.appending import append_folder
 
+        root = root_or_none()
+        if root is not None and not with_generated:
+            from vivero.registry.image_runs import fetch_from_others
+
+            fetch_from_others(root)
         return append_folder(folder, out, with_generated).text()
     from vivero.data.imagefolder import import_folder
 

@@ -6,13 +6,15 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from vivero.data.made_images import ImageBatch
+from vivero.integrity.records import shown
 from vivero.registry.git_history import Commit
 from vivero.registry.lineage_records import RunRecord, VersionRecord
 from vivero.registry.lineage_trace import DataVersion, Trace
-from vivero.registry.made_images import ImageBatch
 
 MAX_LINES = 10  # of one kind; --json has them all
 UNKNOWN = "unknown"
+MAX_TEXT_CHARACTERS = 1000
 
 
 def lineage_tree(trace: Trace) -> Tree:
@@ -94,7 +96,7 @@ def _batch_line(batch: ImageBatch) -> str:
 
 
 def _dirty(lineage: Mapping[str, Any]) -> str:
-    return "" if lineage.get("is_dirty") == "False" else ", tree dirty or unknown"
+    return "" if lineage.get("is_dirty") is False else ", tree dirty or unknown"
 
 
 def _branch(tree: Tree, title: str, lines: Iterable[str]) -> None:
@@ -113,5 +115,5 @@ def _shown(value: Any, absent: str = UNKNOWN) -> str:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text as it is, but for letters that would steer the terminal."""
-    return Text("".join(c if c.isprintable() else "?" for c in text), style=style)
+    """One bounded line of text; what would steer the terminal is replaced."""
+    return Text(shown(text, MAX_TEXT_CHARACTERS), style=style)

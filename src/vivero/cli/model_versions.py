@@ -8,6 +8,7 @@ import typer
 
 from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir
+from vivero.integrity.records import shown
 
 ASKING = "asking MLflow"
 Name = Annotated[
@@ -54,6 +55,7 @@ def model_name(root: Path) -> str:
 def _print_versions(root: Path, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     with shown_waiting(ASKING):
         from vivero.registry.versions import list_versions
@@ -69,10 +71,10 @@ def _print_versions(root: Path, name: str) -> None:
         dirty = " dirty" if version.tags.get("vivero.lineage.is_dirty") == "True" else ""
         table.add_row(
             version.version,
-            ", ".join(version.aliases),
+            Text(shown(", ".join(version.aliases))),
             made.strftime("%Y-%m-%d %H:%M"),
-            version.tags.get("vivero.verdict", ""),
-            commit + dirty,
+            Text(shown(version.tags.get("vivero.verdict", ""))),
+            Text(shown(commit + dirty)),
             "yes" if version.signature_sha256 else "no",
             version.weights_sha256[:12],
         )
@@ -82,6 +84,7 @@ def _print_versions(root: Path, name: str) -> None:
 def _print_history(root: Path, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     with shown_waiting(ASKING):
         from vivero.registry.moves import history
@@ -93,12 +96,12 @@ def _print_history(root: Path, name: str) -> None:
     table = Table("when (UTC)", "what", "from", "to", "by", "why", "verdict")
     for event in events:
         table.add_row(
-            event.at[:16].replace("T", " "),
+            Text(event.at[:16].replace("T", " ")),
             event.action,
             event.former or "nobody",
             event.champion,
-            event.by,
-            event.why,
+            Text(event.by),
+            Text(event.why),
             "by hand" if event.verdict_sha256 is None else event.verdict_sha256[:12],
         )
     Console(width=max(110, Console().width), markup=False, emoji=False).print(table)

@@ -1,8 +1,8 @@
 """Adds new images to a data set that is there: what it holds stays as it is, row by row.
 
 Taken is what `import_folder` takes, unless its pixels are there already, its class is none of the
-data set's, or it carries Vivero's own record of having made it: a model that learns from what it
-or its forebears made loses what it never showed.
+data set's, or Vivero made it: it carries the record of that, or its pixels are in the record of
+made images. A model that learns from what it or its predecessors made loses what it never showed.
 
 Where the data set has classes and the new folder no metadata, the class of an image is the nearest
 folder above it, within the new folder, with the name of one of them. If there is no such folder at
@@ -23,9 +23,10 @@ from vivero.data.image_files import Refusal
 from vivero.data.imagefolder import import_folder
 from vivero.data.incoming import Source
 from vivero.data.isolation import Limits, map_isolated
+from vivero.data.made_images import MadeImages
 from vivero.data.manifest import inspect_data
 from vivero.data.progress import with_progress
-from vivero.data.provenance import carries_provenance
+from vivero.data.provenance import Origin, read_origin
 from vivero.data.quarantine import (
     QUARANTINE_NAME,
     QuarantineRow,
@@ -159,12 +160,13 @@ def _sorted_out(
         result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
         return result
     result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
-    generated = set() if with_generated else _generated_keys(folder, num_processes)
+    made = MadeImages(data_dir.parent)
+    generated = {} if with_generated else _generated(folder, made, num_processes)
     present = set(_pixels_by_key(data_dir, num_processes).values())
     pixels = _pixels_by_key(fresh_dir, num_processes)
     for split, row in _placed_rows(fresh_dir, data_dir, result):
         if row.key in generated:
-            detail = "it carries Vivero's record of having made it; --with-generated takes it"
+            detail = f"{generated[row.key]}; --with-generated takes it"
             result.refused.append(QuarantineRow(None, split, row.key, "generated", detail))
         elif pixels[split, row.key] in present:
             detail = "its pixels are in the data set already"
@@ -176,17 +178,28 @@ def _sorted_out(
     return result
 
 
-def _generated_keys(folder: Path, num_processes: int) -> set[str]:
-    """Keys of the files that carry the record of a model of ours."""
+def _generated(folder: Path, made: MadeImages, num_processes: int) -> dict[str, str]:
+    """How each file that a model of ours made was recognised, by its key."""
     files = list_folder(folder).files
-    answers = map_isolated(is_generated, [file.path for file in files], Limits(num_processes))
-    return {file.key for file, answer in zip(files, answers, strict=True) if answer is True}
+    origins = map_isolated(origin_of, [file.path for file in files], Limits(num_processes))
+    known = {file.key: origin for file, origin in zip(files, origins, strict=True)}
+    readable = {key: origin for key, origin in known.items() if isinstance(origin, Origin)}
+    is_made = made.are_made([origin.pixel_hashes for origin in readable.values()])
+    return {
+        key: (
+            "it carries Vivero's record of having made it"
+            if origin.has_record
+            else "its pixels are in the record of images that Vivero made"
+        )
+        for (key, origin), is_recorded in zip(readable.items(), is_made, strict=True)
+        if origin.has_record or is_recorded
+    }
 
 
-def is_generated(path: Path) -> bool:
-    """Whether a file carries our record; runs in a worker, since the file may be hostile."""
+def origin_of(path: Path) -> Origin:
+    """The origin of a file's image; runs in a worker, since the file may be hostile."""
     content = file_content(path)
-    return not isinstance(content, Refusal) and carries_provenance(content)
+    return Origin(False, ()) if isinstance(content, Refusal) else read_origin(content)
 
 
 def _pixels_by_key(data_dir: Path, num_processes: int) -> dict[tuple[str, str], str]:

@@ -52,12 +52,28 @@ def _facts(image: Image.Image, num_bytes: int) -> ImageFacts:
 
 
 def pixel_sha256(image: Image.Image) -> str:
-    """Hex sha256 over size and pixels of an image of mode L or RGB."""
+    """Hex sha256 over size and pixels of an image of mode L or RGB: the one name of its pixels."""
+    pixels, num_channels = _shortest(image)
+    return _sha256(f"{image.width}x{image.height}x{num_channels}:", pixels)
+
+
+def pixel_hashes(image: Image.Image) -> tuple[str, str]:
+    """`pixel_sha256`, then the hash by which images made with Vivero 0.1 are recorded."""
+    pixels, num_channels = _shortest(image)
+    former = _sha256(f"{image.height}x{image.width}x{num_channels}\n", pixels)
+    return pixel_sha256(image), former
+
+
+def _shortest(image: Image.Image) -> tuple[np.ndarray, int]:
+    """The pixels without what repeats, and the number of channels: 1 where there is no colour."""
     pixels = np.asarray(image)
     if is_grey(pixels):
         pixels = pixels.reshape(*pixels.shape[:2], -1)[:, :, 0]
-    num_channels = 1 if pixels.ndim == 2 else 3
-    digest = hashlib.sha256(f"{image.width}x{image.height}x{num_channels}:".encode())
+    return pixels, 1 if pixels.ndim == 2 else 3
+
+
+def _sha256(size: str, pixels: np.ndarray) -> str:
+    digest = hashlib.sha256(size.encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 

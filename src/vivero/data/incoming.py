@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from vivero.data.cleaning import MAX_FILE_BYTES, file_content
-from vivero.data.facts import inspect_image
+from vivero.data.facts import inspect_image, pixel_hashes
 from vivero.data.folder_files import list_folder
 from vivero.data.image_files import Refusal, decode
 from vivero.data.isolation import Crash, Limits, map_isolated
+from vivero.data.made_images import MadeImages
 from vivero.data.progress import with_progress
 from vivero.data.provenance import carries_provenance
 from vivero.data.quarantine import QuarantineRow
@@ -146,11 +147,22 @@ class IncomingFile:
 
 @dataclass(frozen=True)
 class IncomingImage:
-    """A good image. pixels: uint8, (C, H, W), as prepare_data makes them. is_ours: generated."""
+    """A good image.
 
-    pixel_sha256: str
+    Attributes:
+        pixel_hashes: See `data.facts.pixel_hashes`.
+        pixels: As prepare_data makes them: uint8, (C, H, W).
+        is_ours: Whether it carries the record of a generated image.
+    """
+
+    pixel_hashes: tuple[str, str]
     pixels: np.ndarray
     is_ours: bool
+
+    @property
+    def pixel_sha256(self) -> str:
+        """The name of its pixels."""
+        return self.pixel_hashes[0]
 
 
 @dataclass(frozen=True)
@@ -186,11 +198,25 @@ def inspect_file(file: IncomingFile) -> IncomingImage | Refusal:
     if isinstance(image, Refusal):
         return image
     pixels = np.ascontiguousarray(square_pixels(image, form.size_px, form.num_channels))
-    return IncomingImage(facts.pixel_sha256, pixels, carries_provenance(file.content))
+    return IncomingImage(pixel_hashes(image), pixels, carries_provenance(file.content))
 
 
-def look_at(source: Source, keys: Sequence[str], form: Form, num_processes: int) -> Looked:
-    """Read, decode and judge files one by one; copies of the same pixels count once."""
+def look_at(
+    source: Source,
+    keys: Sequence[str],
+    form: Form,
+    num_processes: int,
+    made: MadeImages | None = None,
+) -> Looked:
+    """Read, decode and check files one by one; copies of the same pixels count once.
+
+    Args:
+        source: Where the files are.
+        keys: Of the files.
+        form: What a good image is like.
+        num_processes: How many processes decode.
+        made: The record of generated images, of which those are found that lost their own record.
+    """
     unreadable: dict[str, Refusal] = {}
 
     def files() -> Iterator[IncomingFile]:
@@ -209,7 +235,7 @@ def look_at(source: Source, keys: Sequence[str], form: Form, num_processes: int)
         outcome = unreadable.get(key, look)
         if isinstance(outcome, Refusal | Crash):
             refused.append(QuarantineRow(None, None, key, outcome.reason, outcome.detail))
-        elif outcome.is_ours:
+        elif outcome.is_ours or (made and made.are_made([outcome.pixel_hashes])[0]):
             num_ours += 1
         elif outcome.pixel_sha256 in good:
             detail = f"the same pixels as {good[outcome.pixel_sha256][0]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from vivero.errors import DataError
 from vivero.evaluation.drawn_text import write_line
@@ -50,19 +50,23 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     try:
         with Image.open(path) as picture:
             text = picture.info.get(PROVENANCE_KEY)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"cannot read {path}: {error}; expected an image made by `vivero sample`"
         ) from error
     if text is None:
         return None
     try:
-        return dict(json.loads(text))
-    except (TypeError, ValueError) as error:
+        values = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        values = str(error)
+    if not isinstance(values, dict):
         raise DataError(
-            f"the record in {path} is damaged ({error}); expected JSON. Look at samples.json "
-            f"beside the original image instead"
-        ) from error
+            f"unreadable record: the record in {path} is damaged ({str(values)[:80]!r}); expected "
+            f"JSON. Look at "
+            f"samples.json beside the original image instead"
+        )
+    return values
 
 
 def save_grid(

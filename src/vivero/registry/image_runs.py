@@ -15,14 +15,21 @@ from tqdm import tqdm
 from vivero.config.environment import tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS
-from vivero.errors import DataError, ViveroError
+from vivero.data.made_images import (
+    ImageBatch,
+    MadeImages,
+    new_batch,
+    parse_batch,
+    read_batch,
+)
+from vivero.errors import ViveroError
 from vivero.files import read_json
+from vivero.integrity.records import SHA256, UNREADABLE, shown
 from vivero.registry.lineage_records import LineageRecords, RunRecord
-from vivero.registry.made_images import ImageBatch, MadeImages, new_batch, read_batch
 from vivero.registry.versions import WEIGHTS_TAG
 from vivero.tracking.runs import PARENT_TAG, RUN_KEY_TAG
 from vivero.tracking.server import without_credentials
-from vivero.tracking.store import experiment_id, open_client, refusals, store_lock
+from vivero.tracking.store import experiment_id, open_client, quoted, refusals, store_lock
 
 FILE_NAME = "made_images.json"
 KIND_TAG, KIND = "vivero.kind", "made images"
@@ -73,10 +80,23 @@ def fetch_batches(root: Path, records: LineageRecords) -> int:
     """
     images = MadeImages(root)
     runs = [run for run in records.runs_tagged(KIND_TAG, KIND) if run.status != "deleted"]
-    missing = [run for run in runs if not images.has(run.tags.get(BATCH_TAG, ""))]
-    for run in tqdm(missing, desc="fetch records of images", unit=" batches", disable=None):
-        _fetch(root, images, run)
-    return len(missing)
+    named = [run for run in runs if SHA256.fullmatch(run.tags.get(BATCH_TAG, ""))]
+    missing = [run for run in named if not images.has(run.tags[BATCH_TAG])]
+    bar = tqdm(missing, desc="fetch records of images", unit=" batches", disable=None)
+    return sum(_fetch(root, images, run) for run in bar)
+
+
+def fetch_from_others(root: Path) -> None:
+    """`fetch_batches` where a server is used; one that is away costs a line in the log.
+
+    The embedded store holds what this machine made alone, which is recorded here already.
+    """
+    if tracking_uri(root).startswith("sqlite:"):
+        return
+    try:
+        fetch_batches(root, LineageRecords(root))
+    except ViveroError as error:
+        log.warning("images that other machines made are not recognised by their pixels: %s", error)
 
 
 def _send(root: Path, client: Any, batch: ImageBatch, entries: list[dict[str, Any]]) -> None:
@@ -88,7 +108,7 @@ def _send(root: Path, client: Any, batch: ImageBatch, entries: list[dict[str, An
         experiment = experiment_id(client, root, name)
     else:
         experiment = parent.info.experiment_id
-    found = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = '{key}'", max_results=1)
+    found = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = {quoted(key)}", max_results=1)
     lineage = {f"lineage.{k}": str(v) for k, v in batch.lineage.items() if v is not None}
     tags = {**lineage, KIND_TAG: KIND, RUN_KEY_TAG: key, BATCH_TAG: batch.batch_id}
     if parent is not None:
@@ -102,25 +122,31 @@ def _send(root: Path, client: Any, batch: ImageBatch, entries: list[dict[str, An
 def _maker(client: Any, batch: ImageBatch) -> Any | None:
     """The training run of the version with these weights; None where none is registered."""
     weights = str(batch.lineage["weights_sha256"])
-    found = client.search_model_versions(f"tags.`{WEIGHTS_TAG}` = '{weights}'", max_results=1)
+    condition = f"tags.`{WEIGHTS_TAG}` = {quoted(weights)}"
+    found = client.search_model_versions(condition, max_results=1)
     if not found or not found[0].run_id:
         return None
     run = client.get_run(found[0].run_id)
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _fetch(root: Path, images: MadeImages, run: RunRecord) -> None:
-    """Record a batch of another machine, if it is what its name says."""
+def _fetch(root: Path, images: MadeImages, run: RunRecord) -> bool:
+    """Record a batch of another machine if it is what its name says; whether it was."""
     with tempfile.TemporaryDirectory() as folder, refusals(tracking_uri(root)):
         uri = f"runs:/{run.run_id}/{FILE_NAME}"
         got = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
         try:
             content = read_json(Path(got))
-            entries = [dict(entry) for entry in content["images"]]
-            batch = new_batch(content["made_at"], dict(content["made_with"]), entries)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{FILE_NAME} of run {run.run_id} is damaged: {error}") from error
-    if batch.batch_id != run.tags.get(BATCH_TAG):
-        log.warning("%s of run %s was altered; it is left out", FILE_NAME, run.run_id)
-        return
-    images.add(batch, entries)
+            made_at, raw = shown(content["made_at"]), content["made_with"]
+            made_with, entries = parse_batch(raw, content["images"])
+            name = new_batch(made_at, raw, content["images"]).batch_id
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("%s of run %s is left out: %s", FILE_NAME, run.run_id, shown(error, 500))
+            return False
+    if name != run.tags[BATCH_TAG] or not all(e.get("pixels_sha256") for e in entries):
+        log.warning(
+            "%s: %s of run %s was altered; it is left out", UNREADABLE, FILE_NAME, run.run_id
+        )
+        return False
+    images.add(ImageBatch(name, made_at, made_with, len(entries)), entries)
+    return True

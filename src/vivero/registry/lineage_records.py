@@ -14,8 +14,9 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from vivero.config.environment import tracking_uri
-from vivero.registry.versions import WEIGHTS_TAG
-from vivero.tracking.store import open_client, refusals
+from vivero.integrity.records import LineageRecord, read_known, run_id_or_none, shown
+from vivero.registry.versions import WEIGHTS_TAG, version_number
+from vivero.tracking.store import open_client, quoted, refusals
 
 RUN_TAG_PREFIX = "lineage."
 VERSION_TAG_PREFIX = "vivero.lineage."
@@ -36,6 +37,7 @@ class VersionRecord:
         run_id: Run of its training; None likewise.
         model_id: Its LoggedModel; None likewise.
         lineage: What its tags say, by the names of `Lineage`.
+        unreadable: What is wrong with tags that have not their form; None when all have.
     """
 
     name: str
@@ -45,7 +47,8 @@ class VersionRecord:
     verdict: str | None
     run_id: str | None
     model_id: str | None
-    lineage: dict[str, str]
+    lineage: dict[str, Any]
+    unreadable: str | None = None
 
     @property
     def uri(self) -> str:
@@ -72,9 +75,14 @@ class RunRecord:
     tags: dict[str, str]
 
     @property
-    def lineage(self) -> dict[str, str]:
+    def lineage(self) -> dict[str, Any]:
         """What its tags say, by the names of `Lineage`."""
-        return _below(self.tags, RUN_TAG_PREFIX)
+        return read_known(LineageRecord, _below(self.tags, RUN_TAG_PREFIX))[0].values()
+
+    @property
+    def unreadable(self) -> str | None:
+        """What is wrong with tags of the lineage that have not their form; None when all have."""
+        return read_known(LineageRecord, _below(self.tags, RUN_TAG_PREFIX))[1]
 
 
 class LineageRecords:
@@ -92,15 +100,25 @@ class LineageRecords:
     def versions(self) -> list[VersionRecord]:
         """All versions of all registered models, by name and number."""
         with refusals(self._uri):
-            names = [item.name for item in _pages(self._client.search_registered_models)]
-            return [version for name in sorted(names) for version in self._versions_of(name)]
+            aliases = {
+                str(item.name): dict(item.aliases)
+                for item in _pages(self._client.search_registered_models)
+            }
+            # Without a filter: the name of another one's model may hold anything.
+            found = list(_pages(self._client.search_model_versions))
+        records = [_version_record(item, aliases.get(str(item.name), {})) for item in found]
+        return sorted(records, key=lambda record: (record.name, int(record.version)))
 
     def runs_with(self, key: str, value: str) -> list[RunRecord]:
         """Runs whose lineage holds this, deleted ones too, oldest first."""
         return self.runs_tagged(f"{RUN_TAG_PREFIX}{key}", value)
 
     def runs_tagged(self, tag: str, value: str) -> list[RunRecord]:
-        """Runs with this tag, deleted ones too, oldest first; value holds no quote."""
+        """Runs with this tag, deleted ones too, oldest first.
+
+        Raises:
+            TrackingError: When the value cannot be searched for, or MLflow does not answer.
+        """
         with refusals(self._uri):
             experiments = [
                 item.experiment_id
@@ -109,7 +127,7 @@ class LineageRecords:
             runs = _pages(
                 self._client.search_runs,
                 experiment_ids=experiments,
-                filter_string=f"tags.`{tag}` = '{value}'",
+                filter_string=f"tags.`{tag}` = {quoted(value)}",
                 run_view_type=ViewType.ALL,
                 order_by=["attributes.start_time ASC"],
             )
@@ -125,33 +143,25 @@ class LineageRecords:
                     raise
                 return RunRecord(run_id, None, GONE, None, {})
 
-    def _versions_of(self, name: str) -> list[VersionRecord]:
-        aliases: dict[str, list[str]] = {}
-        for alias, number in self._client.get_registered_model(name).aliases.items():
-            aliases.setdefault(str(number), []).append(alias)
-        quoted = name.replace("'", "''")
-        found = _pages(self._client.search_model_versions, filter_string=f"name = '{quoted}'")
-        records = [
-            VersionRecord(
-                name=name,
-                version=str(item.version),
-                aliases=tuple(sorted(aliases.get(str(item.version), []))),
-                made_at=_instant(item.creation_timestamp),
-                verdict=item.tags.get("vivero.verdict"),
-                run_id=item.run_id or None,
-                model_id=item.model_id or None,
-                lineage=_lineage_of_version(dict(item.tags)),
-            )
-            for item in found
-        ]
-        return sorted(records, key=lambda record: int(record.version))
 
-
-def _lineage_of_version(tags: dict[str, str]) -> dict[str, str]:
-    lineage = _below(tags, VERSION_TAG_PREFIX)
+def _version_record(item: Any, aliases: dict[str, Any]) -> VersionRecord:
+    number, tags = version_number(item), dict(item.tags)
+    known = _below(tags, VERSION_TAG_PREFIX)
     if WEIGHTS_TAG in tags:
-        lineage["weights_sha256"] = tags[WEIGHTS_TAG]
-    return lineage
+        known["weights_sha256"] = tags[WEIGHTS_TAG]
+    lineage, unreadable = read_known(LineageRecord, known)
+    verdict = tags.get("vivero.verdict")
+    return VersionRecord(
+        name=shown(item.name),
+        version=number,
+        aliases=tuple(sorted(shown(name) for name, held in aliases.items() if str(held) == number)),
+        made_at=_instant(item.creation_timestamp),
+        verdict=None if verdict is None else shown(verdict),
+        run_id=run_id_or_none(item.run_id),
+        model_id=run_id_or_none(item.model_id),
+        lineage=lineage.values(),
+        unreadable=unreadable,
+    )
 
 
 def _below(tags: dict[str, str], prefix: str) -> dict[str, str]:
@@ -165,8 +175,8 @@ def _run_record(run: Any) -> RunRecord:
     is_deleted = info.lifecycle_stage == "deleted"
     return RunRecord(
         run_id=str(info.run_id),
-        name=info.run_name,
-        status="deleted" if is_deleted else str(info.status),
+        name=None if info.run_name is None else shown(info.run_name),
+        status="deleted" if is_deleted else shown(info.status),
         started_at=_instant(info.start_time),
         tags=dict(run.data.tags),
     )

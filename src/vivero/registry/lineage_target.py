@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vivero.data.made_images import ImageBatch, Key, MadeImage, MadeImages, pixel_hashes_of
 from vivero.errors import BundleError, DataError, TrackingError, ViveroError
 from vivero.evaluation.grids import read_provenance
+from vivero.integrity.records import ImageRecord, read_record, shown
 from vivero.registry.bundle import load_bundle
 from vivero.registry.git_history import GitHistory
 from vivero.registry.image_runs import fetch_batches
 from vivero.registry.lineage_records import LineageRecords, VersionRecord
-from vivero.registry.made_images import ImageBatch, Key, MadeImage, MadeImages, pixels_sha256
 from vivero.registry.versions import bring_here, find_version
 from vivero.tracking.lineage import data_digest, digest_in_pointer
 
@@ -23,6 +24,7 @@ FORMS = (
     "commit:..., data:... and weights:... say which of them is meant"
 )
 HEX = re.compile(r"([0-9a-f]{7,64})(\.dir)?")
+NOT_SHOWN = ("file", "pixels_sha256")  # of an image's entry: the file itself does not hold them
 KEYS: dict[str, Key] = {
     "commit": "code_commit",
     "data": "data_digest",
@@ -113,10 +115,10 @@ def find_target(text: str, sources: Sources) -> Target:
         return _pointer(path) if path.suffix == ".dvc" else _image(path, sources)
     found = _named(text, sources)
     if not found:
-        raise DataError(f"'{text}' does not exist and is nothing known here; {FORMS}")
+        raise DataError(f"'{shown(text)}' does not exist and is nothing known here; {FORMS}")
     if len(found) > 1:
         meanings = ", ".join(sorted(f"{t.what.split()[0]}:{t.value}" for t in found))
-        raise DataError(f"'{text}' is ambiguous, it could be: {meanings}; write one of them")
+        raise DataError(f"'{shown(text)}' is ambiguous, it could be: {meanings}; write one of them")
     return found[0]
 
 
@@ -156,7 +158,7 @@ def _checked_lineage(
     other = [
         key
         for key, value in record.lineage.items()
-        if key in lineage and str(lineage[key]) != value
+        if key in lineage and str(lineage[key]) != str(value)
     ]
     if other:
         return lineage, (f"its tags say otherwise than its bundle: {', '.join(sorted(other))}",)
@@ -171,61 +173,92 @@ def _pointer(path: Path) -> Target:
 
 
 def _image(path: Path, sources: Sources) -> Target:
-    """An image by its own record, or else by its pixels."""
+    """An image by the record that is kept of its pixels, or else by the record in its file."""
     try:
-        provenance = read_provenance(path)
+        recorded = _recorded(path, sources)
     except DataError as error:
         raise DataError(f"{error}; or {FORMS}") from error
-    recorded = _recorded(path, sources)
-    if provenance is None:
-        if not recorded:
-            raise DataError(
-                f"{path} carries no record of its making, and its pixels are in no record here: "
-                f"it is not from `vivero sample` of this repository, or was changed since. "
-                f"samples.json beside the original holds the same"
-            )
-        return _image_target(path, _made_with(recorded[0]), *_from_pixels(recorded))
-    lineage = {"weights_sha256": provenance.get("weights_sha256")}
-    weights = {made.batch.lineage["weights_sha256"] for made in recorded}
-    if not recorded:
-        state = "its pixels are in no record here; the record in the file is believed"
-    elif lineage["weights_sha256"] in weights:
-        state = None
-    else:
-        state = (
-            f"its pixels were recorded with other weights ({', '.join(sorted(weights))[:64]}): "
-            f"the record in the file was moved or altered"
+    claimed, problem = _record_in(path)
+    if recorded:
+        made, facts, notes = _compare(claimed, recorded)
+        return _image_target(path, made, facts, (*([problem] if problem else []), *notes))
+    if problem:
+        raise DataError(f"{path}: {problem}. Its pixels are in no record here; {FORMS}")
+    if claimed is None:
+        raise DataError(
+            f"{path} carries no record of its making, and its pixels are in no record here: "
+            f"it is not from `vivero sample` of this repository, or was changed since. "
+            f"samples.json beside the original holds the same"
         )
-    pixels = "as recorded" if recorded and state is None else "not as recorded" if recorded else ""
-    return _image_target(path, provenance, pixels or "not recorded", (state,) if state else ())
+    note = "its pixels are in no record here; the record in the file is believed"
+    return _image_target(path, claimed, "not recorded", (note,))
+
+
+def _record_in(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The record in an image's file, None without one, and what is wrong with it."""
+    try:
+        values = read_provenance(path)
+        return None if values is None else read_record(ImageRecord, values).values(), None
+    except (DataError, ValueError) as error:
+        return None, str(error)
 
 
 def _image_target(
     path: Path, record: dict[str, Any], pixels: str, notes: tuple[str, ...]
 ) -> Target:
-    facts = {k: v for k, v in record.items() if k not in ("lineage", "weights_sha256", "images")}
-    own = record.get("lineage")
+    facts = {k: v for k, v in record.items() if k not in ("lineage", "weights_sha256", *NOT_SHOWN)}
     weights_sha256 = str(record.get("weights_sha256") or "")
-    lineage = {**(own if isinstance(own, dict) else {}), "weights_sha256": weights_sha256}
+    lineage = {**(record.get("lineage") or {}), "weights_sha256": weights_sha256}
     facts = {"pixels": pixels, **facts}
     return Target("image", str(path), "weights_sha256", weights_sha256, lineage, facts, None, notes)
 
 
 def _recorded(path: Path, sources: Sources) -> list[MadeImage]:
-    return [] if sources.images is None else sources.images.images_with(pixels_sha256(path))
+    return [] if sources.images is None else sources.images.images_with(pixel_hashes_of(path))
 
 
-def _made_with(made: MadeImage) -> dict[str, Any]:
-    return {**made.batch.made_with, **made.entry}
+def _compare(
+    claimed: dict[str, Any] | None, recorded: list[MadeImage]
+) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """The kept record that fits the file best, whether all of it fits, and what does not."""
+    kept = [{**made.batch.made_with, **made.entry} for made in recorded]
+    if claimed is None:
+        return kept[0], "as recorded", (
+            "it carries no readable record of its own; it was found by its pixels",
+            *_other_weights(kept),
+        )  # fmt: skip
+    differences = [_differences(claimed, record) for record in kept]
+    best = min(range(len(kept)), key=lambda index: len(differences[index]))
+    if not differences[best]:
+        return kept[best], "as recorded", ()
+    note = (
+        f"the record in the file was moved or altered; shown is the record kept of these pixels. "
+        f"The file differs in {'; '.join(differences[best])}"
+    )
+    return kept[best], "not as recorded", (note,)
 
 
-def _from_pixels(recorded: list[MadeImage]) -> tuple[str, tuple[str, ...]]:
-    notes = ["it carries no record of its own; it was found by its pixels"]
-    others = {made.batch.lineage["weights_sha256"] for made in recorded[1:]}
-    others -= {recorded[0].batch.lineage["weights_sha256"]}
-    if others:
-        notes.append(f"other weights made the very same pixels: {', '.join(sorted(others))}")
-    return "as recorded", tuple(notes)
+def _differences(claimed: dict[str, Any], kept: dict[str, Any]) -> list[str]:
+    """Each field that differs, with what the file and what the record says."""
+    ours, theirs = _flat(kept), _flat(claimed)
+    return [
+        f"{name} (file: {shown(theirs.get(name), 80)}, recorded: {shown(ours.get(name), 80)})"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record, those of its lineage with dotted names."""
+    lineage = record.get("lineage") or {}
+    own = {name: value for name, value in record.items() if name not in ("lineage", *NOT_SHOWN)}
+    return {**own, **{f"lineage.{name}": value for name, value in lineage.items()}}
+
+
+def _other_weights(kept: list[dict[str, Any]]) -> tuple[str, ...]:
+    first, *others = [str(record.get("weights_sha256")) for record in kept]
+    names = sorted(set(others) - {first})
+    return (f"other weights made the very same pixels: {', '.join(names)}",) if names else ()
 
 
 def _named(text: str, sources: Sources) -> list[Target]:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vivero.data.made_images import ImageBatch
 from vivero.registry.git_history import Commit
 from vivero.registry.image_runs import KIND, KIND_TAG
 from vivero.registry.lineage_records import RunRecord, VersionRecord
 from vivero.registry.lineage_target import Sources, Target, find_target
-from vivero.registry.made_images import ImageBatch
 from vivero.tracking.lineage import data_digest
 
 SETTLED_FILES = {  # facts of a lineage, and the file whose sha256 they are
@@ -117,8 +117,14 @@ def trace(text: str, root: Path | None) -> Trace:
         data=_data(target, lineages, sources),
         images=images,
         settings=_settings(target, sources),
-        notes=[*target.notes, *sources.notes],
+        notes=[*target.notes, *_unreadable(versions, runs), *sources.notes],
     )
+
+
+def _unreadable(versions: list[VersionRecord], runs: list[RunRecord]) -> list[str]:
+    """A note for each record in MLflow of which a field was left out."""
+    of_versions = [f"{v.uri}: {v.unreadable}" for v in versions if v.unreadable]
+    return of_versions + [f"run {r.run_id}: {r.unreadable}" for r in runs if r.unreadable]
 
 
 def _runs(target: Target, versions: list[VersionRecord], sources: Sources) -> list[RunRecord]:

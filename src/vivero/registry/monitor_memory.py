@@ -11,12 +11,17 @@ import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from vivero.config.environment import tracking_uri
 from vivero.errors import TrackingError
+from vivero.integrity.records import describe_mistakes
 from vivero.registry.retraining import Memory
-from vivero.tracking.store import open_client, refusals, store_lock
+from vivero.registry.versions import require_model_name
+from vivero.tracking.store import open_client, quoted, refusals, store_lock
 
 MEMORY_TAG = "vivero.monitor"
+MEMORY = TypeAdapter(Memory)
 
 
 def read_memory(root: Path, name: str) -> Memory:
@@ -25,20 +30,21 @@ def read_memory(root: Path, name: str) -> Memory:
     Raises:
         TrackingError: When MLflow does not answer, or the tag is not what was written.
     """
+    require_model_name(name)
     client = open_client(root)
     with refusals(tracking_uri(root)):
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        if not client.search_registered_models(filter_string=f"name = {quoted(name)}"):
             return Memory()
         written = client.get_registered_model(name).tags.get(MEMORY_TAG)
     if written is None:
         return Memory()
     try:
-        values = json.loads(written)
-        return Memory(**{**values, "recent": tuple(values["recent"])})
-    except (ValueError, TypeError, KeyError) as error:
+        return MEMORY.validate_json(written)
+    except ValidationError as error:
         raise TrackingError(
             f"the tag {MEMORY_TAG} of the registered model '{name}' is not a monitor's memory "
-            f"({error}); delete it in MLflow: all images at the source then count as new"
+            f"({describe_mistakes(error)}); delete it in MLflow: all images at the source then "
+            f"count as new"
         ) from error
 
 

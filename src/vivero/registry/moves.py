@@ -9,38 +9,58 @@ Who finds a claim that is not hidden finishes its move first; made again, it cha
 
 import json
 import logging
+import re
 import uuid
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mlflow.exceptions import MlflowException
+from pydantic import AfterValidator, StringConstraints, ValidationError
 
 from vivero.config.environment import local_artifacts_dir, tracking_uri, user_name
-from vivero.errors import PromotionError
-from vivero.registry.versions import CHAMPION, PREVIOUS, find_alias, list_versions
-from vivero.tracking.store import open_client, refusals
+from vivero.errors import PromotionError, TrackingError
+from vivero.integrity.records import (
+    UNREADABLE,
+    VERSION_NUMBER,
+    Line,
+    Record,
+    Sha256,
+    describe_mistakes,
+    printable,
+    shown,
+)
+from vivero.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    find_alias,
+    list_versions,
+    require_model_name,
+)
+from vivero.tracking.store import open_client, quoted, refusals
 
 EVENT_TAG = "vivero.event."
+EVENT_KEY = re.compile(r"vivero\.event\.[0-9]{1,9}")
 MOVE_TAG = "vivero.move"
 CLAIMANT_TAG = "vivero.claimant"
 MAX_WHY_LETTERS = 2000  # MLflow's database keeps 5000 letters of a tag, with the rest of the event
 
+VersionNumber = Annotated[str, StringConstraints(pattern=rf"^{VERSION_NUMBER}$")]
+Reason = Annotated[str, StringConstraints(max_length=MAX_WHY_LETTERS), AfterValidator(printable)]
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Record):
     """One move of the champion, as it is recorded."""
 
     action: Literal["promote", "rollback"]
-    champion: str
-    former: str | None
-    by: str
-    why: str
-    at: str
-    verdict_sha256: str | None
+    champion: VersionNumber
+    former: VersionNumber | None
+    by: Line
+    why: Reason
+    at: Line
+    verdict_sha256: Sha256 | None
 
 
 def new_event(
@@ -52,8 +72,16 @@ def new_event(
 ) -> Event:
     """A move by this user, now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    said = "".join(letter if letter.isprintable() else " " for letter in why)[:MAX_WHY_LETTERS]
-    return Event(action, champion, former, user_name(), said, now, verdict_sha256)
+    reason = "".join(letter if letter.isprintable() else " " for letter in why)[:MAX_WHY_LETTERS]
+    return Event(
+        action=action,
+        champion=champion,
+        former=former,
+        by=shown(user_name()),
+        why=reason,
+        at=now,
+        verdict_sha256=verdict_sha256,
+    )
 
 
 def history(root: Path, name: str) -> list[Event]:
@@ -106,7 +134,7 @@ def _finish_if_open(client: Any, root: Path, name: str, number: int) -> bool:
 
 
 def _finish(client: Any, root: Path, name: str, number: int, claim: Any) -> None:
-    event = Event(**json.loads(claim.tags[MOVE_TAG]))
+    event = _event(claim.tags.get(MOVE_TAG, ""), f"the tag {MOVE_TAG} of experiment {claim.name}")
     found = find_alias(root, name, CHAMPION)
     is_recorded = number in _recorded(root, name)
     exists = event.champion in {version.version for version in list_versions(root, name)}
@@ -128,7 +156,7 @@ def _carry_out(root: Path, name: str, number: int, event: Event, claim_id: str) 
     with refusals(tracking_uri(root)):
         _set_aliases(client, name, event)
         key = f"{EVENT_TAG}{number:06}"
-        client.set_registered_model_tag(name, key, json.dumps(asdict(event), ensure_ascii=False))
+        client.set_registered_model_tag(name, key, _as_tag(event))
         recorded = _recorded(root, name)
         if max(recorded) != number:
             _set_aliases(client, name, recorded[max(recorded)])
@@ -144,7 +172,7 @@ def _set_aliases(client: Any, name: str, event: Event) -> None:
 def _claim(client: Any, root: Path, name: str, number: int, event: Event) -> str | None:
     """Id of the claim; None when another has it."""
     claimant = uuid.uuid4().hex  # a request that HTTP repeated finds its own claim
-    tags = {MOVE_TAG: json.dumps(asdict(event), ensure_ascii=False), CLAIMANT_TAG: claimant}
+    tags = {MOVE_TAG: _as_tag(event), CLAIMANT_TAG: claimant}
     claim_name = _claim_name(name, number)
     try:
         made = client.create_experiment(
@@ -178,10 +206,33 @@ def _unused_location(root: Path) -> str | None:
 
 def _recorded(root: Path, name: str) -> dict[int, Event]:
     """The record by number; empty when there is no such model."""
+    require_model_name(name)
     client = open_client(root)
     with refusals(tracking_uri(root)):
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        if not client.search_registered_models(filter_string=f"name = {quoted(name)}"):
             return {}
         tags = client.get_registered_model(name).tags
-    keys = sorted(key for key in tags if key.startswith(EVENT_TAG))
-    return {int(key.removeprefix(EVENT_TAG)): Event(**json.loads(tags[key])) for key in keys}
+    keys = sorted(key for key in tags if EVENT_KEY.fullmatch(key))
+    return {
+        int(key.removeprefix(EVENT_TAG)): _event(tags[key], f"the tag {key} of model '{name}'")
+        for key in keys
+    }
+
+
+def _as_tag(event: Event) -> str:
+    return json.dumps(event.model_dump(), ensure_ascii=False)
+
+
+def _event(text: str, place: str) -> Event:
+    """A move as MLflow holds it.
+
+    Raises:
+        TrackingError: When it is none.
+    """
+    try:
+        return Event.model_validate_json(text)
+    except ValidationError as error:
+        raise TrackingError(
+            f"{UNREADABLE}: {place} is no move of the champion ({describe_mistakes(error)}). "
+            f"Nothing was changed; correct or delete it in MLflow, then run the same command again"
+        ) from error

@@ -34,7 +34,7 @@ from vivero.registry.versions import (
     report_tag,
 )
 from vivero.tracking.runs import RUN_KEY_TAG, find_run
-from vivero.tracking.store import open_client, refusals, store_lock
+from vivero.tracking.store import open_client, quoted, refusals, store_lock
 
 SERVED_MODEL_PATH = Path(__file__).with_name("served_model.py")
 MODEL_NAME = "vivero"  # of the files in MLflow; the registered model has its own
@@ -123,7 +123,7 @@ def _make_version(
     client: Any, root: Path, name: str, candidate: Candidate, bundle: Bundle
 ) -> ModelVersion:
     """A version that is not signed yet."""
-    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+    if not client.search_registered_models(filter_string=f"name = {quoted(name)}"):
         _make_model(client, name)
     model_id = _log_model(client, candidate, bundle)
     protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]

@@ -5,6 +5,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 
@@ -12,6 +13,14 @@ from vivero.config.environment import tracking_uri
 from vivero.config.paths import work_dir
 from vivero.errors import BundleError, TrackingError
 from vivero.files import read_json, sha256_of_file
+from vivero.integrity.records import (
+    ALIAS,
+    MODEL_NAME,
+    SHA256,
+    UNREADABLE,
+    VERSION_NUMBER,
+    shown,
+)
 from vivero.registry.bundle import check_manifest, weights_sha256_of
 from vivero.registry.keys import trusted_keys
 from vivero.registry.signatures import (
@@ -21,10 +30,14 @@ from vivero.registry.signatures import (
     new_record,
     verify_folder,
 )
-from vivero.tracking.store import open_client, refusals
+from vivero.tracking.store import open_client, quoted, refusals
 
 CHAMPION, PREVIOUS = "champion", "previous"
-URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_.-]+))")
+NAME, NUMBER = re.compile(MODEL_NAME), re.compile(VERSION_NUMBER)
+MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
+URI = re.compile(
+    rf"models:/(?P<name>{MODEL_NAME})(?:/(?P<version>{VERSION_NUMBER})|@(?P<alias>{ALIAS}))"
+)
 WEIGHTS_TAG = "vivero.weights_sha256"
 SIGNATURE_TAG = "vivero.signature_sha256"
 
@@ -54,34 +67,55 @@ class ModelVersion:
     @property
     def weights_sha256(self) -> str:
         """Hash of the weights file; empty for versions that others made."""
-        return self.tags.get(WEIGHTS_TAG, "")
+        return self._hash(WEIGHTS_TAG)
 
     @property
     def signature_sha256(self) -> str:
         """Hash of the signature's file; empty for a version that is not signed."""
-        return self.tags.get(SIGNATURE_TAG, "")
+        return self._hash(SIGNATURE_TAG)
 
     @property
     def model_id(self) -> str:
-        """The LoggedModel that holds the files."""
-        return self.source.removeprefix("models:/")
+        """The LoggedModel that holds the files.
+
+        Raises:
+            TrackingError: When the registry names none.
+        """
+        model_id = self.source.removeprefix("models:/")
+        if not MODEL_ID.fullmatch(model_id):
+            raise TrackingError(
+                f"{UNREADABLE}: the source of {self.name} version {self.version} is "
+                f"{shown(self.source)!r}; expected models:/m- and 32 hex digits. Vivero did not "
+                f"register this version; use another one (`vivero models`)"
+            )
+        return model_id
+
+    def _hash(self, tag: str) -> str:
+        """The sha256 in a tag; empty when the tag is missing or holds something else."""
+        value = self.tags.get(tag, "")
+        return value if SHA256.fullmatch(value) else ""
 
 
 def list_versions(root: Path, name: str) -> list[ModelVersion]:
-    """All versions of a registered model, oldest first; none when there is no such model."""
+    """All versions of a registered model, oldest first; none when there is no such model.
+
+    Raises:
+        TrackingError: When name is no name of a model, or MLflow does not answer.
+    """
+    require_model_name(name)
     client = open_client(root)
     with refusals(tracking_uri(root)):
-        registered = client.search_registered_models(filter_string=f"name = '{name}'")
+        registered = client.search_registered_models(filter_string=f"name = {quoted(name)}")
         if not registered:
             return []
         aliases: dict[str, list[str]] = {}
         for alias, number in client.get_registered_model(name).aliases.items():
             aliases.setdefault(str(number), []).append(alias)
-        found = client.search_model_versions(f"name = '{name}'")
+        found = client.search_model_versions(f"name = {quoted(name)}")
     versions = [
         ModelVersion(
             name=name,
-            version=str(item.version),
+            version=version_number(item),
             aliases=tuple(sorted(aliases.get(str(item.version), []))),
             tags=dict(item.tags),
             source=item.source,
@@ -90,6 +124,34 @@ def list_versions(root: Path, name: str) -> list[ModelVersion]:
         for item in found
     ]
     return sorted(versions, key=lambda item: int(item.version))
+
+
+def version_number(item: Any) -> str:
+    """The number of a version as the registry has it: it becomes part of paths and addresses.
+
+    Raises:
+        TrackingError: When it is no number.
+    """
+    number = str(item.version)
+    if not NUMBER.fullmatch(number):
+        raise TrackingError(
+            f"{UNREADABLE}: MLflow names version {shown(number)!r} of {shown(item.name)!r}; "
+            f"expected a whole number. Check the server with `vivero doctor`"
+        )
+    return number
+
+
+def require_model_name(name: str) -> None:
+    """Refuse a name that a filter of MLflow or a path could read as something else.
+
+    Raises:
+        TrackingError: When it has other characters than a model's name.
+    """
+    if not NAME.fullmatch(name):
+        raise TrackingError(
+            f"{shown(name)!r} is no name of a model; expected letters, digits and . _ - "
+            f"(`vivero models` lists what is registered)"
+        )
 
 
 def find_alias(root: Path, name: str, alias: str) -> ModelVersion | None:
@@ -123,8 +185,8 @@ def find_version(root: Path, uri: str) -> ModelVersion:
     match = URI.fullmatch(uri)
     if not match:
         raise TrackingError(
-            f"'{uri}' is no model; write models:/NAME@champion, models:/NAME/3, "
-            f"or the path of a bundle folder"
+            f"'{shown(uri)}' is no model; write models:/NAME@champion, models:/NAME/3, "
+            f"or the path of a bundle folder. NAME has letters, digits and . _ -"
         )
     if match["version"]:
         return find_number(root, match["name"], match["version"])
@@ -150,6 +212,12 @@ def bring_here(root: Path, version: ModelVersion) -> Path:
         BundleError: When what arrived is not signed, or not what was signed; it names the file.
     """
     if not version.signature_sha256:
+        if SIGNATURE_TAG in version.tags:
+            raise BundleError(
+                f"{UNREADABLE}: the tag {SIGNATURE_TAG} of {version.name} version "
+                f"{version.version} is {shown(version.tags[SIGNATURE_TAG])!r}; expected a sha256. "
+                f"Run `vivero register` where its artifacts/ are"
+            )
         raise BundleError(
             f"{version.name} version {version.version} is not signed, so it is not loaded; run "
             f"`vivero register` where its artifacts/ are, or use another version (`vivero models`)"
@@ -295,11 +363,20 @@ def _added_report(root: Path, version: ModelVersion, folder: Path, protocol_hash
 
 def report_tag(protocol_hash: str) -> str:
     """Tag of a version that holds the sha256 of the signature of a report added to it."""
-    return f"vivero.report.{protocol_hash[:12]}"
+    return f"vivero.report.{report_name(protocol_hash)}"
 
 
 def report_name(protocol_hash: str) -> str:
-    """Folder, in a version's reports/, of a report that was added under a protocol."""
+    """Folder, in a version's reports/, of a report that was added under a protocol.
+
+    Raises:
+        BundleError: When it is no hash: it becomes part of a path.
+    """
+    if not SHA256.fullmatch(protocol_hash):
+        raise BundleError(
+            f"{UNREADABLE}: the hash of the report's protocol is {shown(protocol_hash)!r}; "
+            f"expected a sha256. Run `vivero evaluate` again"
+        )
     return protocol_hash[:12]
 
 

@@ -22,6 +22,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
 from vivero.data.incoming import Arrival, Form, Looked, look_at, open_source
+from vivero.data.made_images import MadeImages
 from vivero.data.quarantine import QUARANTINE_NAME, reason_counts, write_quarantine
 from vivero.errors import DataError
 from vivero.evaluation.drift import DriftReport, Labels, drift_report
@@ -30,6 +31,7 @@ from vivero.evaluation.drift_plots import draw_drift
 from vivero.evaluation.drift_reference import DriftReference, load_drift_reference
 from vivero.files import write_json
 from vivero.processes import run_stage
+from vivero.registry.image_runs import fetch_from_others
 from vivero.registry.monitor_memory import exchange_memory, forget_pending, read_memory
 from vivero.registry.retraining import (
     Decision,
@@ -181,11 +183,13 @@ def look(config: Config, root: Path, address: str, memory: Memory, now: float) -
     missing = config.monitor.min_images - len(new)
     if missing > 0:
         return Found(arrivals, len(new), None, None, waiting(len(new), missing), missing)
+    fetch_from_others(root)
     looked = look_at(
         source,
         sampled([arrival.key for arrival in new], config),
         wanted_form(config),
         config.validate_data.num_processes,
+        MadeImages(root),
     )
     missing = config.monitor.min_images - len(looked.keys)
     if missing > 0:

@@ -15,7 +15,7 @@ from mlflow.entities import (
     ViewType,
 )
 
-from vivero.tracking.store import experiment_id
+from vivero.tracking.store import experiment_id, quoted
 from vivero.tracking.tracker import RunSpec
 
 RUN_KEY_TAG = "vivero.run_key"
@@ -71,7 +71,7 @@ def find_run(client: Any, experiment: str, run_key: str) -> str | None:
     """Id of the oldest run with this run_key that nobody deleted; None when there is none."""
     runs = client.search_runs(
         [experiment],
-        f"tags.`{RUN_KEY_TAG}` = '{run_key}'",
+        f"tags.`{RUN_KEY_TAG}` = {quoted(run_key)}",
         run_view_type=ViewType.ACTIVE_ONLY,
         order_by=["attributes.start_time ASC"],
         max_results=1,
@@ -83,7 +83,7 @@ def find_model(client: Any, experiment: str, run_id: str) -> Any | None:
     """The oldest LoggedModel that this run made; None when there is none."""
     models = client.search_logged_models(
         [experiment],
-        filter_string=f"source_run_id = '{run_id}'",
+        filter_string=f"source_run_id = {quoted(run_id)}",
         order_by=[{"field_name": "creation_timestamp", "ascending": True}],
         max_results=1,
     )

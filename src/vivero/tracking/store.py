@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.paths import tracking_root
 from vivero.errors import TrackingError
+from vivero.integrity.records import shown
 from vivero.tracking.server import is_reachable, without_credentials
 
 # MLflow's own defaults wait about four minutes for a dead server, per call. What a person set
@@ -36,6 +37,7 @@ from requests.exceptions import RequestException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 LOCK_TIMEOUT_S = 120.0
+MAX_FILTER_CHARACTERS = 500
 
 REFUSALS = (MlflowException, RequestException, SQLAlchemyError, OSError)
 
@@ -76,6 +78,20 @@ def _set_global_address(uri: str) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def quoted(value: str) -> str:
+    """A value for a filter of MLflow, which has no safe way to write a quote.
+
+    Raises:
+        TrackingError: When it could end the quotation.
+    """
+    if not value.isprintable() or set(value) & set("'\"`\\") or len(value) > MAX_FILTER_CHARACTERS:
+        raise TrackingError(
+            f"{shown(value)!r} cannot be searched for in MLflow; expected one line of at most "
+            f"{MAX_FILTER_CHARACTERS} characters without quotes and backslashes"
+        )
+    return f"'{value}'"
 
 
 def experiment_id(client: MlflowClient, root: Path, name: str) -> str:

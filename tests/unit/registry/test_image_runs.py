@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.unit.registry.test_lineage_trace import WEIGHTS_1, made_images
+from vivero.data.made_images import MadeImages, read_batch
 from vivero.errors import DataError, TrackingError
 from vivero.registry.image_runs import FILE_NAME, fetch_batches, remember, send_batches
 from vivero.registry.lineage_records import LineageRecords
 from vivero.registry.lineage_trace import trace
-from vivero.registry.made_images import MadeImages, read_batch
 from vivero.tracking.store import experiment_id, open_client
 
 REPOSITORY = Path(__file__).parents[3]

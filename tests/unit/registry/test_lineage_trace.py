@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.unit.registry.test_registration import NAME, candidate_of
 from vivero.config.schema import Config
+from vivero.data.made_images import MadeImages, read_batch
 from vivero.errors import BundleError, DataError, TrackingError
 from vivero.evaluation.grids import save_image
 from vivero.files import sha256_of_file, write_json
 from vivero.registry.lineage_trace import trace
-from vivero.registry.made_images import MadeImages, read_batch
 from vivero.registry.registration import register_version
 from vivero.tracking.store import experiment_id, open_client
 
@@ -258,10 +258,11 @@ def test_a_version_and_its_bundle_tell_the_same(root: Path, tiny_config: Config)
 
 
 def test_an_image_needs_no_repository(tmp_path: Path):
-    made_by = {"weights_sha256": "w", "seed": 3, "index": 0, "lineage": {"data_digest": "d"}}
+    lineage = {"data_digest": DATA_A}
+    made_by = {"weights_sha256": WEIGHTS_1, "seed": 3, "index": 0, "lineage": lineage}
     save_image(tmp_path / "0.png", np.zeros((1, 8, 8), np.uint8), made_by)
     found = trace(str(tmp_path / "0.png"), None)
-    assert found.target.lineage == {"data_digest": "d", "weights_sha256": "w"}
+    assert found.target.lineage == {**lineage, "weights_sha256": WEIGHTS_1}
     assert any("no clone" in note for note in found.notes)
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     with pytest.raises(DataError, match=r"carries no record.*samples.json"):

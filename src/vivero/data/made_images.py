@@ -1,30 +1,36 @@
 """The record of images made here: which model made the pixels of an image that lost its own record.
 
 One sqlite file beside MLflow's, append-only (the database itself refuses changes), written in one
-transaction for each call of `vivero sample`. It is the master; `image_runs` mirrors it to MLflow.
+transaction for each call of `vivero sample`. It is the master; `registry.image_runs` mirrors it to
+MLflow. It is asked for the origin of an image, and before an image is taken in as new data.
 """
 
 import contextlib
-import hashlib
 import json
 import sqlite3
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-
 from vivero.config.paths import tracking_root
+from vivero.data.cleaning import file_content
+from vivero.data.facts import pixel_hashes
+from vivero.data.image_files import Refusal, decode
 from vivero.errors import DataError, TrackingError
 from vivero.files import read_json, sha256_of_json
+from vivero.integrity.records import (
+    UNREADABLE,
+    BatchRecord,
+    EntryRecord,
+    read_known,
+    read_record,
+    shown,
+)
 
 DATABASE_NAME = "made_images.db"
 SAMPLES_NAME = "samples.json"
-FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
 WAIT_S = 30.0
 Key = Literal["weights_sha256", "code_commit", "data_digest"]
 
@@ -78,29 +84,21 @@ class MadeImage:
     entry: dict[str, Any]
 
 
-def pixels_sha256(path: Path) -> str:
-    """Sha256 of an image's size and pixels, the same however a lossless format keeps them.
+def pixel_hashes_of(path: Path) -> tuple[str, str]:
+    """The hashes by which an image file is found in the record, however a lossless format keeps it.
 
     Grey kept as colour, a palette, or an alpha channel that hides nothing change nothing.
 
     Raises:
         DataError: When the file is no image that can be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                pixels = np.asarray(picture.convert("RGBA"))
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+    content = file_content(path)
+    image = content if isinstance(content, Refusal) else decode(content)
+    if isinstance(image, Refusal):
         raise DataError(
-            f"cannot read {path}: {error}; expected an image made by `vivero sample`"
-        ) from error
-    if (pixels[..., 3] == 255).all():
-        pixels = pixels[..., :3]
-        if (pixels == pixels[..., :1]).all():
-            pixels = pixels[..., :1]
-    shape = "x".join(map(str, pixels.shape))
-    return hashlib.sha256(f"{shape}\n".encode() + pixels.tobytes()).hexdigest()
+            f"cannot read {path}: {image.detail}; expected an image made by `vivero sample`"
+        )
+    return pixel_hashes(image)
 
 
 def read_batch(samples_dir: Path) -> tuple[ImageBatch, list[dict[str, Any]]]:
@@ -111,18 +109,28 @@ def read_batch(samples_dir: Path) -> tuple[ImageBatch, list[dict[str, Any]]]:
     """
     try:
         record = dict(read_json(samples_dir / SAMPLES_NAME))
-        listed = [dict(entry) for entry in record.pop("images")]
-        entries = [
-            {**entry, "pixels_sha256": pixels_sha256(samples_dir / str(entry["file"]))}
-            for entry in listed
-        ]
+        made_with, entries = parse_batch(record, record.pop("images"))
+        for entry in entries:
+            entry["pixels_sha256"] = pixel_hashes_of(samples_dir / entry["file"])[0]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{samples_dir} holds no whole record of `vivero sample`: {error}; make the images "
             f"again, into an empty folder"
         ) from error
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    return new_batch(made_at, record, entries), entries
+    return new_batch(made_at, made_with, entries), entries
+
+
+def parse_batch(made_with: object, images: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """How a batch was made and its images' entries, from a JSON file that anybody may have written.
+
+    Raises:
+        ValueError: When a field has not its form.
+    """
+    if not isinstance(images, list):
+        raise ValueError(f"{UNREADABLE}: images: expected a list")  # noqa: TRY004  it is JSON
+    batch = read_record(BatchRecord, made_with)
+    return batch.values(), [read_record(EntryRecord, entry).values() for entry in images]
 
 
 def new_batch(made_at: str, made_with: dict[str, Any], entries: list[dict[str, Any]]) -> ImageBatch:
@@ -190,30 +198,49 @@ class MadeImages:
     def entries(self, batch_id: str) -> list[dict[str, Any]]:
         """The images of a batch, in order."""
         query = "SELECT entry FROM images WHERE batch_id = ? ORDER BY rowid"
-        return [json.loads(entry) for (entry,) in self._rows(query, batch_id)]
+        return [_entry(entry) for (entry,) in self._rows(query, batch_id)]
 
-    def images_with(self, digest: str) -> list[MadeImage]:
-        """Recorded images with these very pixels, the first made first."""
-        query = "SELECT batch_id, entry FROM images WHERE pixels_sha256 = ? ORDER BY rowid"
+    def images_with(self, hashes: Sequence[str]) -> list[MadeImage]:
+        """Recorded images with these very pixels, the first made first.
+
+        Args:
+            hashes: See `data.facts.pixel_hashes`.
+        """
+        query = f"SELECT batch_id, entry FROM images WHERE {_any_of(hashes)} ORDER BY rowid"  # noqa: S608
         return [
-            MadeImage(self._batches("WHERE batch_id = ?", batch_id)[0], json.loads(entry))
-            for batch_id, entry in self._rows(query, digest)
+            MadeImage(self._batches("WHERE batch_id = ?", batch_id)[0], _entry(entry))
+            for batch_id, entry in self._rows(query, *hashes)
         ]
+
+    def are_made(self, images: Sequence[Sequence[str]]) -> list[bool]:
+        """Whether each image, given by the hashes of its pixels, is recorded here."""
+        if not self.path.exists():
+            return [False] * len(images)
+        with self._connection() as database:
+            return [
+                bool(hashes)
+                and database.execute(
+                    f"SELECT 1 FROM images WHERE {_any_of(hashes)} LIMIT 1",  # noqa: S608
+                    tuple(hashes),
+                ).fetchone()
+                is not None
+                for hashes in images
+            ]
 
     def _batches(self, condition: str, value: str) -> list[ImageBatch]:
         query = f"SELECT batch_id, made_at, made_with, num_images FROM batches {condition}"  # noqa: S608
         return [
-            ImageBatch(batch_id, made_at, json.loads(made_with), num_images)
+            ImageBatch(batch_id, shown(made_at), _made_with(made_with), num_images)
             for batch_id, made_at, made_with, num_images in self._rows(
                 f"{query} ORDER BY rowid", value
             )
         ]
 
-    def _rows(self, query: str, value: str) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
         with self._connection() as database:
-            return database.execute(query, (value,)).fetchall()
+            return database.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -228,8 +255,21 @@ class MadeImages:
         except sqlite3.Error as error:
             raise TrackingError(
                 f"the record of made images, {self.path}, cannot be used: {error}. Free some "
-                f"space or mend the file; the images themselves carry their own record"
+                f"space or repair the file; the images themselves carry their own record"
             ) from error
+
+
+def _any_of(hashes: Sequence[str]) -> str:
+    return f"pixels_sha256 IN ({', '.join('?' * len(hashes))})"
+
+
+def _made_with(text: str) -> dict[str, Any]:
+    """A batch as the database holds it; what has not its form is left out."""
+    return read_known(BatchRecord, json.loads(text))[0].values()
+
+
+def _entry(text: str) -> dict[str, Any]:
+    return read_known(EntryRecord, json.loads(text))[0].values()
 
 
 def _make_tables(database: sqlite3.Connection) -> None:
