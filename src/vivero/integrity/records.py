@@ -45,7 +45,7 @@ CommitHash = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f
 DataDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}(?:\.dir)?$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 Integer = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Real = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Real = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
