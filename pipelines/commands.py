@@ -19,7 +19,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from vivero.config.variables import variables_for_children
+from vivero.config.variables import own_variables
 from vivero.errors import RemoteError, StageError, TrackingError
 from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
 from vivero.tracking.git import run_git
@@ -153,7 +153,7 @@ def _read(reading: int) -> bytes:
 def environment(root: Path) -> dict[str, str]:
     """Ours without other programs' variables, this Python first on PATH, the code of root."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    own = variables_for_children(os.environ)
+    own = own_variables(os.environ)
     return {**own, "PATH": path, "PYTHONPATH": str(root / "src")}
 
 

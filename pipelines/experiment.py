@@ -7,25 +7,30 @@ on the world outside the workspace (registry, alias) follows, as commands that m
     python -m pipelines.experiment [--force]   # a temporary Prefect server, or PREFECT_API_URL's
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 from dvc.repo import Repo
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from pipelines.commands import run_timed
+from pipelines.server import ensure_server, lost_server
 from pipelines.showing import show_run, show_stages
 from pipelines.turns import one_at_a_time, slot_where_there_is_one
 from pipelines.workspace import Workspace, own_workspace, propose, run_name
 from vivero.cli.planning import stage_order
-from vivero.config.paths import work_dir
-from vivero.errors import RemoteError, TrackingError, ViveroError
+from vivero.cli.running import child_environment
+from vivero.config.paths import project_dir, work_dir
+from vivero.config.variables import own_variables
+from vivero.errors import RemoteError, TrackingError
 from vivero.files import write_json
-from vivero.processes import INTERRUPTED_EXIT_CODE
+from vivero.processes import one_sentence_errors, start_program
 from vivero.storage.stores import mend_run_cache
 
 ACTS_ALONE = "check_drift"
@@ -160,13 +165,24 @@ def stop(_signal_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the flow here, with the variables that `vivero run` gives it."""
+    own = child_environment(project_dir())
+    if (
+        os.environ.get("PREFECT_HOME") != own["PREFECT_HOME"]
+        or own_variables(os.environ) != os.environ
+    ):
+        # Started by hand: Prefect has read its settings when it was imported, so start again.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], own)  # noqa: S606
+    start_program()
     signal.signal(signal.SIGTERM, stop)
-    try:
-        experiment(force="--force" in sys.argv[1:])
-    except ViveroError as error:
-        sys.stderr.write(f"\n{error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nexperiment: stopped; `vivero run` goes on from here\n")
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    with one_sentence_errors("experiment", "stopped; `vivero run` goes on from here"):
+        try:
+            ensure_server()
+            experiment(force="--force" in sys.argv[1:])
+        except httpx.HTTPError as error:
+            raise lost_server(error) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
-from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from vivero.config.paths import project_dir, work_dir
 
@@ -25,9 +25,17 @@ SERVER_PATIENCE_S = 600.0
 
 log = logging.getLogger(__name__)
 AWAY = (httpx.HTTPError, ConcurrencySlotAcquisitionError, ObjectAlreadyExists)
+REFUSED_KEY = (401, 403, 407)  # asking again does not help
+
+
+def _is_away(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED_KEY:
+        return False
+    return isinstance(error, AWAY)
+
 
 while_server_is_away = retry(
-    retry=retry_if_exception_type(AWAY),
+    retry=retry_if_exception(_is_away),
     stop=stop_after_delay(SERVER_PATIENCE_S),
     wait=wait_fixed(5),
     before_sleep=before_sleep_log(log, logging.WARNING),

@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.services import postgres
 from infra.services.settings import DATABASE_PASSWORD, HOST, MARK, SERVICES, Settings
 from vivero.cli.quiet import QUIET
-from vivero.config.variables import variables_for_children
+from vivero.config.variables import own_variables
 
 # What a person set for another server must not reach ours.
 FOREIGN = ("AWS_", "MLFLOW_", "PREFECT_", "PG", "RCLONE_", "VIVERO_DVC", "VIVERO_REPOSITORY")
@@ -75,7 +75,7 @@ def secret_environment(settings: Settings, service: str, env: dict[str, str]) ->
 
 def bare_environment(settings: Settings) -> dict[str, str]:
     """Ours without what is meant for other servers; with this Python first, and our mark."""
-    inherited = variables_for_children(os.environ)
+    inherited = own_variables(os.environ)
     own = {name: value for name, value in inherited.items() if not name.startswith(FOREIGN)}
     path = os.pathsep.join([str(BIN), own.get("PATH", os.defpath)])
     return {**own, **QUIET, "PATH": path, MARK: str(settings.folder)}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from vivero.config.variables import adopt, variables_for_children
+from vivero.config.variables import adopt, own_variables
 from vivero.errors import TrackingError, ViveroError
 from vivero.files import os_error_message
 
@@ -232,7 +232,7 @@ def start_program() -> None:
     - Variables of other programs are removed (vivero.config.variables).
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        env = {**os.environ, **variables_for_children(os.environ)}
+        env = own_variables(os.environ, is_launched=True)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)  # noqa: S606
     _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):

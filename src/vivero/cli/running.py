@@ -18,7 +18,7 @@ from vivero.cli.quiet import QUIET
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
-from vivero.config.variables import variables_for_children
+from vivero.config.variables import own_variables
 from vivero.errors import ConfigError
 from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
@@ -41,7 +41,7 @@ def child_environment(root: Path) -> dict[str, str]:
     A server that PREFECT_API_URL names is used as it is. All else of Prefect, such as the database
     of a temporary server, is in work/prefect, whatever PREFECT_HOME says.
     """
-    own = variables_for_children(os.environ)
+    own = own_variables(os.environ)
     bin_dir = str(Path(sys.executable).parent)
     prefect_dir = work_dir(root) / "prefect"
     prefect_dir.mkdir(parents=True, exist_ok=True)  # its server makes no parents

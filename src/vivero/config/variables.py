@@ -172,7 +172,8 @@ def own_variables(given: Mapping[str, str], *, is_launched: bool = False) -> dic
 
     Returns:
         The variables without those of other programs. Loopback addresses are asked directly,
-        whatever proxy is set. Applying the function again changes nothing.
+        whatever proxy is set. What starts with them has UTF-8 names and text, writes the encoding
+        of our output, and escapes what that cannot show. Applying it again changes nothing.
     """
     place = () if is_launched and LAUNCHED in given else LAUNCHER
     own = {
@@ -185,21 +186,12 @@ def own_variables(given: Mapping[str, str], *, is_launched: bool = False) -> dic
             if not name.startswith("PREFECT_") or _fits(name, PREFECT_ALONE)
         }
     own |= _without_proxy(own)
-    own["MPLBACKEND"] = "agg"
-    return own | _own_import_path(own.pop("PYTHONPATH", ""))
-
-
-def variables_for_children(given: Mapping[str, str]) -> dict[str, str]:
-    """`own_variables` for a program that `vivero` starts: nobody launched it as one of several.
-
-    Its files have UTF-8 names and text; its output has the encoding of ours, and characters that
-    the terminal cannot show are written as escapes.
-    """
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return own_variables(given) | {
+    own |= {
+        "MPLBACKEND": "agg",
         "PYTHONUTF8": "1",
-        "PYTHONIOENCODING": f"{encoding}:backslashreplace",
+        "PYTHONIOENCODING": f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:backslashreplace",
     }
+    return own | _own_import_path(own.pop("PYTHONPATH", ""))
 
 
 def adopt() -> None:
