@@ -1,6 +1,7 @@
 """The contest against the usual model: its order of runs, its conversion, its verdicts."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,46 @@ def test_a_clock_counts_processor_time_of_all_cores():
     assert used["cpu_s"] == pytest.approx(0.04, abs=0.02)
     assert used["images_per_s"] == pytest.approx(200 / used["cpu_s"])
     assert contest_environment()["OMP_NUM_THREADS"] == "2"
+
+
+def use_the_processor(seconds: float) -> None:
+    begin = time.process_time()
+    while time.process_time() - begin < seconds:
+        math.sqrt(2.0)
+
+
+def test_our_clock_counts_all_batches_and_not_what_comes_before_and_after():
+    spent = TrainingTime(batch_images=8, seconds=1.0)
+    use_the_processor(0.2)
+    for _ in range(3):
+        for phase in ("batch", "average"):
+            with spent(phase):
+                use_the_processor(0.05)
+    with spent("validate"):
+        use_the_processor(0.2)
+    assert 0.3 <= spent.used["cpu_s"] < 0.45
+
+
+def test_their_clock_counts_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Six batches of 0.05 s use the 0.3 s of two cores; a clock that restarts would never end."""
+    split = type("Split", (), {"images": np.zeros((20, 1, 28, 28), np.uint8)})
+    split.labels = np.arange(20) % 10
+    run, num_batches = UsualRun("short", "small", seconds=0.15, batch_images=2), 0
+
+    def slow_error(model: torch.nn.Module, *_: object) -> torch.Tensor:
+        nonlocal num_batches
+        num_batches += 1
+        assert num_batches <= 6, "the training goes on after its time"
+        use_the_processor(0.05)
+        return next(model.parameters()).sum()
+
+    monkeypatch.setattr("bench.usual_model.images_of", lambda *_: split)
+    monkeypatch.setattr("bench.usual_model.SIZES", {"small": (32, 32, 32, 32)})
+    monkeypatch.setattr("bench.usual_model.noise_error", slow_error)
+    _, used = train(run, built_unet(run), tmp_path)
+    assert used["num_steps"] == num_batches
+    assert used["cpu_s"] >= 0.3
+    assert used["num_images"] == 2 * num_batches
 
 
 def test_our_time_begins_with_the_first_batch_and_ends_with_the_last_average():

@@ -41,6 +41,27 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_file_is_on_the_disk_before_and_its_folder_after_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append("folder" if path == tmp_path else path.read_text())
+        fsync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        events.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    files.write_text(tmp_path / "a.txt", "new")
+    assert events == ["new", "a.txt", "folder"]
+
+
 def test_nan_never_reaches_a_report(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "a.json", {"value": float("nan")})

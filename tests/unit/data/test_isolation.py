@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from vivero.data.isolation import Crash, Limits, map_isolated
+from vivero.data.isolation import BATCHES_AHEAD, Crash, Limits, map_isolated
 
 HANGS, CRASHES, HUNGRY = 3, 5, 7
 
@@ -56,6 +56,46 @@ def test_items_are_read_as_they_are_needed():
     results = map_isolated(abs, items(), Limits(items_per_batch=5))
     assert next(results) == 0
     assert len(taken) < 200
+    results.close()
+
+
+def slow_first(item: int) -> int:
+    if item == 0:
+        time.sleep(2)
+    return item
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_finished_results_do_not_pile_up_behind_a_slow_one(num_processes: int):
+    taken, consumed = [], 0
+
+    def items():
+        for item in range(2000):
+            taken.append(item)
+            yield item
+
+    limits = Limits(num_processes=num_processes, items_per_batch=5)
+    most = limits.items_per_batch * num_processes * (BATCHES_AHEAD + 1)
+    for result in map_isolated(slow_first, items(), limits):
+        assert result == consumed
+        assert len(taken) - consumed <= most
+        consumed += 1
+    assert consumed == 2000
+
+
+def test_a_slow_consumer_stops_the_workers_from_reading_ahead():
+    taken = []
+
+    def items():
+        for item in range(10_000):
+            taken.append(item)
+            yield item
+
+    results = map_isolated(abs, items(), Limits(num_processes=2, items_per_batch=5))
+    assert next(results) == 0
+    num_taken = len(taken)
+    time.sleep(0.5)
+    assert len(taken) == num_taken
     results.close()
 
 

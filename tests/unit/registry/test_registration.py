@@ -83,7 +83,7 @@ def test_a_version_comes_back_as_it_went_in(embedded: Path, tiny_config: Config)
     root = embedded
     version, _ = register_version(root, NAME, candidate_of(root, tiny_config))
     folder = bring_here(root, version)
-    original = load_bundle(root / "artifacts" / "train" / "bundle")
+    original = load_bundle(root / "artifacts" / "sample" / "bundle")
     assert load_bundle(folder / "bundle").weights_sha256 == original.weights_sha256
     assert read_json(folder / "metrics.json") == report()
     assert (folder / "drift.safetensors").read_bytes() == b"features"
@@ -96,7 +96,7 @@ def test_mlflow_itself_makes_the_same_images(root: Path, tiny_config: Config):
     table = pd.DataFrame({"label": [0, 2], "index": [5, 6]})
     images = mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(table, params={"seed": 3})
 
-    bundle = load_bundle(root / "artifacts" / "train" / "bundle")
+    bundle = load_bundle(root / "artifacts" / "sample" / "bundle")
     defaults = bundle.sampling_defaults
     spec = GenerationSpec(
         seed=3,
@@ -200,15 +200,15 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
-    assert report_on(root, "b" * 64) == report()
+    assert report_on(root, report(protocol="b")["protocol"]["hash"]) == report()
 
     newer = report(2.0, protocol="b")
     write_json(candidate.metrics_path, newer)
     register_version(root, NAME, candidate)
     register_version(root, NAME, candidate)
     assert report_on(root) == report()
-    assert report_on(root, "a" * 64) == report()
-    assert report_on(root, "b" * 64) == newer
+    assert report_on(root, report(protocol="a")["protocol"]["hash"]) == report()
+    assert report_on(root, report(protocol="b")["protocol"]["hash"]) == newer
     assert len(list_versions(root, NAME)) == 1
 
 
@@ -220,7 +220,7 @@ def test_an_altered_report_is_refused(embedded: Path, tiny_config: Config):
     write_json(path, report(9.0))
     shutil.rmtree(root / "work" / "models")
     with pytest.raises(BundleError, match=r"version 1 is refused.*altered: metrics.json"):
-        report_on(root, "a" * 64)
+        report_on(root, report(protocol="a")["protocol"]["hash"])
 
 
 def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config: Config):
@@ -233,7 +233,7 @@ def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config
     (path,) = (root / "mlartifacts").rglob("reports/*/metrics.json")
     write_json(path, report(1.0, protocol="b"))
     with pytest.raises(BundleError, match=r"a report on vivero version 1 .*altered: metrics.json"):
-        report_on(root, "b" * 64)
+        report_on(root, report(protocol="b")["protocol"]["hash"])
 
 
 def test_an_unsigned_version_is_refused_until_it_is_registered_again(
@@ -273,7 +273,7 @@ def test_what_is_not_there_says_what_is(
 
 def test_a_folder_needs_no_registry(root: Path, tiny_config: Config):
     make_artifacts(root, tiny_config)
-    folder = root / "artifacts" / "train" / "bundle"
+    folder = root / "artifacts" / "sample" / "bundle"
     assert resolve_model(str(folder), None) == folder
     with pytest.raises(BundleError, match="needs a clone of the repository"):
         resolve_model("models:/vivero@champion", None)

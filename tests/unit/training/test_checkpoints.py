@@ -176,6 +176,35 @@ def test_a_full_disk_leaves_the_last_whole_one(store, monkeypatch, failing_write
     assert store.newest() is not None
 
 
+def test_a_checkpoint_is_on_the_disk_before_and_after_it_gets_its_name(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+):
+    """What the system is asked to flush, in order, by path relative to the store's folder."""
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def watched_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(f"fsync {path.relative_to(store.folder)} {path.stat().st_size > 0}")
+        fsync(descriptor)
+
+    def watched_rename(path: Path, target: Path) -> Path:
+        events.append(f"rename {path.name} {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "rename", watched_rename)
+    save(store, 64)
+    part = ".part-0000000064"
+    files = ["weights.safetensors", "ema.safetensors", "optimizer.safetensors"]
+    assert events == [
+        *(f"fsync {part}/{name} True" for name in [*files, "state.json", "manifest.json"]),
+        f"fsync {part} True",
+        f"rename {part} 0000000064",
+        "fsync . True",
+    ]
+
+
 def test_nothing_is_unpickled(store: CheckpointStore, caplog):
     caplog.set_level(logging.INFO)
     path = save(store, 64)

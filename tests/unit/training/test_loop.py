@@ -119,6 +119,25 @@ def test_goes_on_from_the_last_whole_checkpoint_with_the_same_end(tmp_path: Path
     assert hash_of(again.go().state) == whole
 
 
+@pytest.mark.parametrize("network", TINY_NETWORKS)
+def test_a_resume_between_two_reports_gives_the_same_curves(tmp_path: Path, network: str):
+    """The checkpoint at 24 images is in the middle of the report from 16 to 32."""
+
+    def curves(run) -> list[dict[str, float]]:
+        rows = metric_rows(run.outlets.tracker.journal.entries(), "train/")
+        return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+
+    whole = tiny_run(tmp_path, network=network, keep_checkpoints=9).go()
+    expected, usual_loss = curves(whole), whole.state.tally.usual_loss.clone()
+    for name in ("0000000048", "0000000072", "0000000096"):
+        shutil.rmtree(tmp_path / "checkpoints" / name)
+    again = tiny_run(tmp_path, network=network, keep_checkpoints=9)
+    assert again.state.images_seen == 24
+    assert again.state.tally.num_steps == 1
+    assert curves(again.go()) == expected
+    assert torch.equal(again.state.tally.usual_loss, usual_loss)
+
+
 @pytest.mark.parametrize(
     "name", ["threads", "cpu capability", "device", "torch", "processes", "num micro batches"]
 )
