@@ -49,13 +49,15 @@ def file_content(path: Path) -> bytes | Refusal:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return Refusal("unreadable", str(error.strerror))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             return Refusal("not_a_file", "it is no regular file any more")
         if facts.st_size > MAX_FILE_BYTES:
             return Refusal("too_large", f"{facts.st_size} bytes; at most {MAX_FILE_BYTES}")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_FILE_BYTES)
-        except OSError as error:
-            return Refusal("unreadable", str(error.strerror))
+    except OSError as error:
+        return Refusal("unreadable", str(error.strerror))
+    finally:
+        os.close(descriptor)
