@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 MAX_METRICS = 60
-NAME, COMMIT = re.compile(r"[a-z0-9_.]{1,60}"), re.compile(r"[0-9a-f]{40}")
+NAME, COMMIT = re.compile(r"[a-z0-9_.-]{1,60}"), re.compile(r"[0-9a-f]{40}")
 VERDICTS = ("promote", "champion", "hold", "reject", "first")
 MARK = "<!-- vivero pull-request report -->"
 

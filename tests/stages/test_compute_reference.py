@@ -36,7 +36,7 @@ def reference_dir(root: Path) -> Path:
 def test_leaves_features_of_real_images_with_moments_and_facts(root: Path, tiny_config):
     reference = load_reference(reference_dir(root))
     settings = tiny_config.compute_reference
-    extractor = build_extractor("efficientnet_lite0", settings.extractor_size_px, root)
+    extractor = build_extractor("efficientnet_lite0", settings.extractor_size_px, root, None)
     train = open_split(root / "artifacts/prepare_data/images", "train")
     expected, _ = extractor(np.asarray(train.images[: settings.num_images]))
 

@@ -210,7 +210,10 @@ def compare_samplers(model: str, request: Request, out_dir: Path) -> None:
 
 def _extractor(settings: ComputeReferenceConfig, reference: Reference, root: Path) -> Extractor:
     facts = reference.facts
-    extractor = build_extractor(settings.extractor, facts.size_px, extractor_weights_dir(root))
+    weights_dir = extractor_weights_dir(root)
+    extractor = build_extractor(
+        settings.extractor, facts.size_px, weights_dir, settings.extractor_sha256
+    )
     if extractor.weights_sha256 != facts.extractor_sha256:
         raise DataError(
             f"the reference was made with {facts.extractor} ({facts.extractor_sha256[:12]}), "

@@ -162,14 +162,20 @@ def tracking(root: Path) -> Finding:
 
 def inception(_root: Path) -> Finding:
     """Inception's weights, needed for what may be called FID."""
+    from vivero.evaluation.inception import FILE_NAME, PUBLISHED_SHA256
+    from vivero.files import sha256_of_file
+
     folder = read_environment().vivero_inception_dir
     if folder is None:
         advice = "only for extractor: inception; set VIVERO_INCEPTION_DIR or go online"
         return Finding("Inception", "note", "no folder given", advice)
-    weights_path = folder / "inception-2015-12-05.pt"
-    if weights_path.is_file():
+    weights_path = folder / FILE_NAME
+    if not weights_path.is_file():
+        return Finding("Inception", "fail", f"{weights_path} is missing", "put the file there")
+    if sha256_of_file(weights_path) == PUBLISHED_SHA256:
         return Finding("Inception", "ok", str(weights_path))
-    return Finding("Inception", "fail", f"{weights_path} is missing", "put the file there")
+    advice = "replace the file, or write its hash: compute_reference.extractor_sha256"
+    return Finding("Inception", "note", f"{weights_path} is not the published file", advice)
 
 
 CHECKS: tuple[Callable[[Path], Finding], ...] = (

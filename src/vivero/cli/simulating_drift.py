@@ -156,7 +156,10 @@ def read_pools(config: Config, root: Path) -> tuple[Pools, dict[str, Any]]:
     images_dir = artifacts_dir(root, "prepare_data") / "images"
     card = read_card(images_dir)
     extractor = build_extractor(
-        settings.extractor, settings.extractor_size_px, extractor_weights_dir(root)
+        settings.extractor,
+        settings.extractor_size_px,
+        extractor_weights_dir(root),
+        settings.extractor_sha256,
     )
 
     def pool(images: np.ndarray, labels: np.ndarray, subject: str) -> Pool:

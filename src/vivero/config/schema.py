@@ -66,6 +66,7 @@ class ComputeReferenceConfig(Section):
 
     extractor: ExtractorName
     extractor_size_px: Annotated[int, Field(ge=32, le=512)]
+    extractor_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     num_images: Annotated[int, Field(ge=10)]
     classifier_epochs: Positive
     batch_images: Positive

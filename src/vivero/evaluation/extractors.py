@@ -57,13 +57,16 @@ class Extractor:
         return features.float(), None if logits is None else logits.float()
 
 
-def build_extractor(name: ExtractorName, size_px: int, weights_dir: Path) -> Extractor:
+def build_extractor(
+    name: ExtractorName, size_px: int, weights_dir: Path, weights_sha256: str | None
+) -> Extractor:
     """The extractor of params.yaml.
 
     Args:
         name: efficientnet_lite0 (its weights ship in a package) or inception.
         size_px: Side that images are resized to; Inception takes 299 only.
-        weights_dir: Where inception's weights lie, or are downloaded to.
+        weights_dir: Folder of inception's weights; they are downloaded there.
+        weights_sha256: Hash of the file of inception to use; None = the published one.
 
     Raises:
         ExtractorError: When weights are missing or altered, or the size does not fit.
@@ -79,4 +82,4 @@ def build_extractor(name: ExtractorName, size_px: int, weights_dir: Path) -> Ext
             f"extractor inception takes images of {SIZE_PX} px, or its distance would not be "
             f"called FID; got {size_px}. Write compute_reference.extractor_size_px: {SIZE_PX}"
         )
-    return load_inception(weights_dir)
+    return load_inception(weights_dir, weights_sha256)

@@ -13,6 +13,10 @@ from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.files import sha256_of_file, write_whole
 
 FILE_NAME = "inception-2015-12-05.pt"
+# The file that clean-fid and StyleGAN publish, 95,607,719 bytes. FID is the distance with these
+# weights, so another file gets another name.
+PUBLISHED_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+KNOWN_SHA256 = frozenset({PUBLISHED_SHA256})
 FOLDER_VARIABLE = "VIVERO_INCEPTION_DIR"
 SIZE_PX = 299
 NUM_FEATURES = 2048
@@ -20,18 +24,23 @@ CLASSIFIER = "inception-2015-12-05, 1,008 logits without bias"
 DOWNLOAD_TIMEOUT_S = 60.0
 
 
-def load_inception(weights_dir: Path) -> Extractor:
+def load_inception(weights_dir: Path, weights_sha256: str | None = None) -> Extractor:
     """Inception as clean-fid runs it: 2,048 features; logits where the file has its last layer.
+
+    The file is code that torch runs, so its hash is checked before it is loaded.
 
     Args:
         weights_dir: Folder of the TorchScript file; it is downloaded there when it is missing.
+        weights_sha256: Hash of a file other than the published one; None allows only that.
 
     Raises:
-        ExtractorError: When there is no file and no network, or the file is not TorchScript.
+        ExtractorError: When there is no file and no network, or it is another file.
     """
     weights_path = weights_dir / FILE_NAME
     if not weights_path.is_file():
         _download(weights_path)
+    digest = sha256_of_file(weights_path)
+    name = _name_of(weights_path, digest, weights_sha256)
     open_torchvision_door()
     from cleanfid.inception_torchscript import InceptionV3W
 
@@ -50,12 +59,32 @@ def load_inception(weights_dir: Path) -> Extractor:
         return features, None if output is None else features @ output.weight.T
 
     return Extractor(
-        "inception",
-        sha256_of_file(weights_path),
+        name,
+        digest,
         SIZE_PX,
         NUM_FEATURES,
         None if output is None else CLASSIFIER,
         forward,
+    )
+
+
+def _name_of(weights_path: Path, digest: str, allowed: str | None) -> str:
+    """Name of the extractor, which is part of each metric's name.
+
+    Raises:
+        ExtractorError: When the file is neither the published one nor the allowed one.
+    """
+    if allowed is None and digest in KNOWN_SHA256:
+        return "inception"
+    if allowed is not None and digest == allowed:
+        return "inception" if digest in KNOWN_SHA256 else f"inception-{digest[:8]}"
+    expected = f"the published file has {PUBLISHED_SHA256}"
+    if allowed is not None:
+        expected = f"compute_reference.extractor_sha256 names {allowed}"
+    raise ExtractorError(
+        f"{weights_path} has sha256 {digest}, but {expected}. Replace the file; or, if you trust "
+        f"it, write compute_reference.extractor_sha256: {digest} in params.yaml. Its distance is "
+        f"then called fd.inception-{digest[:8]}, because only the published file gives FID"
     )
 
 

@@ -28,6 +28,7 @@ from vivero.evaluation.classifier import (
 )
 from vivero.evaluation.cores import spread_over_cores
 from vivero.evaluation.frechet import Influence, estimate_of, frechet_influence, moments
+from vivero.evaluation.inception import KNOWN_SHA256
 from vivero.evaluation.inception_score import inception_score
 from vivero.evaluation.intervals import Estimate, normal_estimate, share_estimate
 from vivero.evaluation.kernel import kernel_estimate
@@ -94,7 +95,7 @@ def distance_metrics(features: Tensor, reference: Reference) -> tuple[Metrics, P
         distance, by its name.
     """
     source = source_of(reference)
-    is_inception = source.extractor == "inception"
+    is_inception = source.extractor_sha256 in KNOWN_SHA256
     suffix = f"{source.extractor}.{count_name(len(features))}"
     frechet, kernel = ("fid", "kid") if is_inception else ("fd", "kd")
 

@@ -186,7 +186,9 @@ def reference_features(
     """
     settings = config.compute_reference
     weights_dir = extractor_weights_dir(root)
-    extractor = build_extractor(settings.extractor, settings.extractor_size_px, weights_dir)
+    extractor = build_extractor(
+        settings.extractor, settings.extractor_size_px, weights_dir, settings.extractor_sha256
+    )
     if extractor.weights_sha256 != reference.extractor_sha256:
         raise DataError(
             f"the champion's drift reference was made by another extractor (sha256 "

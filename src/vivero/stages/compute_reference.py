@@ -51,7 +51,10 @@ def run(config: Config, root: Path) -> None:
     card = read_card(images_dir)
     train, test = open_split(images_dir, "train"), open_split(images_dir, "test")
     extractor = build_extractor(
-        settings.extractor, settings.extractor_size_px, extractor_weights_dir(root)
+        settings.extractor,
+        settings.extractor_size_px,
+        extractor_weights_dir(root),
+        settings.extractor_sha256,
     )
     cache_dir = work_dir(root) / "features"
     chosen = [np.asarray(split.images[: settings.num_images]) for split in (train, test)]

@@ -145,7 +145,10 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
         ) from error
     settings = config.compute_reference
     extractor = build_extractor(
-        settings.extractor, reference.facts.size_px, extractor_weights_dir(root)
+        settings.extractor,
+        reference.facts.size_px,
+        extractor_weights_dir(root),
+        settings.extractor_sha256,
     )
     cache_dir = work_dir(root) / "features"
     features = cached_features(extractor, images, settings.batch_images, cache_dir, "samples")

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 
 from vivero.errors import ExtractorError
-from vivero.evaluation import efficientnet
+from vivero.evaluation import efficientnet, inception
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import cached_features, extract
-from vivero.evaluation.inception import FILE_NAME
+from vivero.evaluation.inception import FILE_NAME, PUBLISHED_SHA256
 from vivero.evaluation.resize import clean_resized
 from vivero.files import sha256_of_file
 
@@ -26,7 +26,7 @@ def drawn_images(num_images: int = 5, num_channels: int = 3, side_px: int = 20) 
 
 @pytest.fixture(scope="module")
 def extractor():
-    return build_extractor("efficientnet_lite0", 32, Path("unused"))
+    return build_extractor("efficientnet_lite0", 32, Path("unused"), None)
 
 
 class TinyInception(torch.nn.Module):
@@ -104,13 +104,15 @@ def test_altered_weights_are_refused(monkeypatch, tmp_path: Path):
     altered.write_bytes(b"other")
     monkeypatch.setattr(efficientnet, "packaged_weights_path", lambda: altered)
     with pytest.raises(ExtractorError, match="should have sha256 579344248a93"):
-        build_extractor("efficientnet_lite0", 32, tmp_path)
+        build_extractor("efficientnet_lite0", 32, tmp_path, None)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_inception_runs_from_a_torchscript_file(inception_dir: Path):
     images = drawn_images(2)
-    extractor = build_extractor("inception", 299, inception_dir)
+    digest = sha256_of_file(inception_dir / FILE_NAME)
+    extractor = build_extractor("inception", 299, inception_dir, digest)
+    assert extractor.name == f"inception-{digest[:8]}"
     features, logits = extractor(images)
 
     torch.manual_seed(0)
@@ -118,7 +120,7 @@ def test_inception_runs_from_a_torchscript_file(inception_dir: Path):
     with torch.inference_mode():
         expected = network.layers((clean_resized(images, 299) - 128) / 128)
         expected_logits = expected @ network.output.weight.T
-    assert extractor.weights_sha256 == sha256_of_file(inception_dir / FILE_NAME)
+    assert extractor.weights_sha256 == digest
     torch.testing.assert_close(features, expected)
     torch.testing.assert_close(logits, expected_logits)
 
@@ -129,7 +131,7 @@ def test_inception_without_file_and_network_says_how_to_get_it(monkeypatch, tmp_
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(ExtractorError) as caught:
-        build_extractor("inception", 299, tmp_path)
+        build_extractor("inception", 299, tmp_path, None)
     for part in (FILE_NAME, "https://", "VIVERO_INCEPTION_DIR", "no route to host"):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -138,13 +140,45 @@ def test_inception_without_file_and_network_says_how_to_get_it(monkeypatch, tmp_
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_file_that_is_not_torchscript_is_refused(tmp_path: Path):
     (tmp_path / FILE_NAME).write_bytes(b"half a download")
+    digest = sha256_of_file(tmp_path / FILE_NAME)
     with pytest.raises(ExtractorError, match="not the TorchScript file"):
-        build_extractor("inception", 299, tmp_path)
+        build_extractor("inception", 299, tmp_path, digest)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_file_of_other_bytes_is_refused_with_the_hash_to_write(inception_dir: Path):
+    digest = sha256_of_file(inception_dir / FILE_NAME)
+    for setting in (None, PUBLISHED_SHA256, "0" * 64):
+        with pytest.raises(ExtractorError) as caught:
+            build_extractor("inception", 299, inception_dir, setting)
+        assert f"write compute_reference.extractor_sha256: {digest} in params.yaml" in str(
+            caught.value
+        )
+        assert f"fd.inception-{digest[:8]}" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_other_bytes_are_refused_before_torch_runs_them(inception_dir: Path, monkeypatch):
+    def run(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(torch.jit, "load", run)
+    with pytest.raises(ExtractorError, match="only the published file gives FID"):
+        build_extractor("inception", 299, inception_dir, None)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_the_published_file_is_called_inception(inception_dir: Path, monkeypatch):
+    """The file itself is not here: its hash is that of the stand-in for this test."""
+    digest = sha256_of_file(inception_dir / FILE_NAME)
+    monkeypatch.setattr(inception, "KNOWN_SHA256", frozenset({digest}))
+    assert build_extractor("inception", 299, inception_dir, None).name == "inception"
+    assert build_extractor("inception", 299, inception_dir, digest).name == "inception"
 
 
 def test_inception_at_another_size_is_refused(tmp_path: Path):
     with pytest.raises(ExtractorError, match="extractor_size_px: 299"):
-        build_extractor("inception", 64, tmp_path)
+        build_extractor("inception", 64, tmp_path, None)
 
 
 def flip_a_bit_of_the_features(entry: Path) -> None:

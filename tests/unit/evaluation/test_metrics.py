@@ -10,6 +10,7 @@ import torch
 from tests.prepared_images import stripes
 from vivero.evaluation.classifier import Teaching, train_classifier
 from vivero.evaluation.frechet import frechet_distance, moments
+from vivero.evaluation.inception import PUBLISHED_SHA256
 from vivero.evaluation.intervals import Estimate
 from vivero.evaluation.kernel import mean_kernel_of_pairs
 from vivero.evaluation.metrics import (
@@ -28,11 +29,24 @@ from vivero.evaluation.reference import Reference, ReferenceFacts
 NAMES = ["top", "middle", "low"]
 
 
-def reference(extractor: str) -> Reference:
+def reference(extractor: str, weights_sha256: str = "a" * 64) -> Reference:
     generator = torch.Generator().manual_seed(0)
     features, held_out = torch.randn(80, 6, generator=generator), torch.randn(30, 6)
     facts = ReferenceFacts(
-        extractor, "a" * 64, None, 64, "64 px", 80, 30, "b" * 64, "c" * 64, 0, None, None, [], 0.7
+        extractor,
+        weights_sha256,
+        None,
+        64,
+        "64 px",
+        80,
+        30,
+        "b" * 64,
+        "c" * 64,
+        0,
+        None,
+        None,
+        [],
+        0.7,
     )
     return Reference(
         facts, features, held_out, None, moments(features), mean_kernel_of_pairs(features)
@@ -51,14 +65,18 @@ def test_a_count_is_named_as_people_say_it(count: int, name: str):
 
 
 @pytest.mark.parametrize(
-    ("extractor", "names"),
+    ("extractor", "sha256", "names"),
     [
-        ("inception", {"fid.inception.40", "kid.inception.40"}),
-        ("efficientnet_lite0", {"fd.efficientnet_lite0.40", "kd.efficientnet_lite0.40"}),
+        ("inception", PUBLISHED_SHA256, {"fid.inception.40", "kid.inception.40"}),
+        ("inception", "a" * 64, {"fd.inception.40", "kd.inception.40"}),
+        ("inception-aaaaaaaa", "a" * 64, {"fd.inception-aaaaaaaa.40", "kd.inception-aaaaaaaa.40"}),
+        ("efficientnet_lite0", "a" * 64, {"fd.efficientnet_lite0.40", "kd.efficientnet_lite0.40"}),
     ],
 )
-def test_only_inceptions_distances_are_called_fid_and_kid(extractor: str, names: set[str]):
-    real = reference(extractor)
+def test_only_distances_by_the_published_inception_are_called_fid_and_kid(
+    extractor: str, sha256: str, names: set[str]
+):
+    real = reference(extractor, sha256)
     samples = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     found, influences = distance_metrics(samples, real)
     assert set(found) == names
@@ -67,11 +85,11 @@ def test_only_inceptions_distances_are_called_fid_and_kid(extractor: str, names:
     assert shapes == {distance: (40,), distance + OF_REFERENCE: (len(real.features),)}
     for figure in found.values():
         assert (figure["n"], figure["floor_n"]) == (40, 30)  # fewer held-out images: it says so
-        assert figure["extractor_sha256"] == "a" * 64
+        assert figure["extractor_sha256"] == sha256
 
 
 def test_the_floor_is_the_distance_of_held_out_real_images():
-    real = reference("inception")
+    real = reference("inception", PUBLISHED_SHA256)
     figure = distance_metrics(torch.randn(40, 6), real)[0]["fid.inception.40"]
     assert figure["floor"] == pytest.approx(frechet_distance(moments(real.held_out), real.moments))
 
