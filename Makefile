@@ -93,8 +93,8 @@ format: setup  ## put the code into form
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-lock: setup  ## write the lock files from pyproject.toml; UPGRADE=1 takes newer versions
-	@$(RUN) -m infra.environment lock
+lock:       ## write the lock files from pyproject.toml; UPGRADE=1 takes newer versions
+	@$(PYTHON) -m infra.environment lock
 
 clean:      ## remove caches and resumable state (data, artifacts and models stay)
 	rm -rf work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

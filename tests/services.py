@@ -31,7 +31,14 @@ from pathlib import Path
 import pytest
 
 from infra.services import postgres, programs, readiness
-from infra.services.settings import BUCKETS, DATABASE_PASSWORD, LISTENING, Settings, write_env
+from infra.services.settings import (
+    BUCKETS,
+    DATABASE_PASSWORD,
+    LISTENING,
+    Settings,
+    write_env,
+    write_mlflow_auth,
+)
 
 PATIENCE_S = 600.0  # a busy machine is slow, not wrong; pytest has its own limit
 NEEDS = {"postgres": (), "s3": (), "mlflow": ("postgres", "s3"), "prefect": ("postgres",)}
@@ -106,6 +113,8 @@ class Servers:
     def _prepare(self, name: str) -> None:
         if name == "postgres":
             postgres.prepare(self.settings, self.env[DATABASE_PASSWORD])
+        if name == "mlflow":
+            write_mlflow_auth(self.settings, self.env)
         if name == "s3":
             for bucket in BUCKETS:
                 (programs.s3_dir(self.settings) / bucket).mkdir(parents=True, exist_ok=True)
@@ -175,7 +184,8 @@ def rest_mlflow(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> str:
     if postgres.bin_dir() is None:
         pytest.skip("no PostgreSQL here (Debian: apt-get install postgresql)")
     servers.start("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.env["MLFLOW_TRACKING_URI"])
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, servers.env[name])
     return f"test-{uuid.uuid4().hex[:12]}"
 
 

@@ -109,15 +109,21 @@ def install(root: Path) -> None:
     Raises:
         SetupError: When a step fails; pip and uv have already said why.
     """
-    run(root, sys.executable, "-m", "venv", "--clear", VENV)
-    python = str(root / VENV / "bin/python")
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(root, *pip, "--require-hashes", "--no-deps", "--requirement", INSTALLER_LOCK)
+    python = install_uv(root)
     uv_install = (python, "-m", "uv", "pip", "install", "--quiet", "--python", python)
     hashed = ("--require-hashes", "--require-build-hashes", "--build-constraints", LOCK)
     override = ("--override", CPU_LOCK) if has_cpu_build(root, python) else ()
     run(root, *uv_install, *hashed, "--requirement", *ROOTS, "--constraints", LOCK, *override)
     run(root, *uv_install, "--no-deps", "--no-build-isolation", "--editable", ".")
+
+
+def install_uv(root: Path) -> str:
+    """Make an empty .venv with uv in it; returns its Python."""
+    run(root, sys.executable, "-m", "venv", "--clear", VENV)
+    python = str(root / VENV / "bin/python")
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(root, *pip, "--require-hashes", "--no-deps", "--requirement", INSTALLER_LOCK)
+    return python
 
 
 def has_cpu_build(root: Path, python: str) -> bool:
@@ -153,16 +159,21 @@ def pin_of(path: Path) -> str:
 def lock(root: Path) -> None:
     """Write the lock files from pyproject.toml; versions stay, unless UPGRADE=1.
 
+    A new dependency is not in the lock yet, so `make setup` cannot come first: uv alone is enough.
+
     Raises:
         SetupError: When pyproject.toml asks for what cannot be had.
     """
     upgrade = ("--upgrade",) if os.environ.get("UPGRADE") == "1" else ()
-    compile_ = (sys.executable, "-m", "uv", "pip", "compile", *RESOLVE, *NO_ADDRESSES, *upgrade)
+    python = root / VENV / "bin/python"
+    has_uv = any((root / VENV).glob("lib/python3*/site-packages/uv"))
+    uv = (str(python) if has_uv else install_uv(root), "-m", "uv", "pip", "compile")
+    compile_ = (*uv, *RESOLVE, *NO_ADDRESSES, *upgrade)
     local = ("UV_FIND_LINKS", "UV_INDEX", "UV_EXTRA_INDEX_URL")  # a build of one machine
     env = {name: value for name, value in os.environ.items() if name not in local}
     run(root, *compile_, *ROOTS, "--output-file", LOCK, env=env)
-    uv = re.search(r"^uv==\S+", (root / INSTALLER_LOCK).read_text(encoding="utf-8"), re.MULTILINE)
-    wanted = "uv" if upgrade or uv is None else uv.group()
+    pin = re.search(r"^uv==\S+", (root / INSTALLER_LOCK).read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = "uv" if upgrade or pin is None else pin.group()
     run(root, *compile_, "-", "--output-file", INSTALLER_LOCK, given=wanted, env=env)
     lock_cpu_builds(root)
 

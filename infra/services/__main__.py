@@ -25,6 +25,7 @@ from infra.services.settings import (
     read_env,
     read_settings,
     write_env,
+    write_mlflow_auth,
 )
 from vivero.config.paths import project_dir
 from vivero.errors import ConfigError, ViveroError
@@ -49,10 +50,12 @@ def up(settings: Settings, console: Console) -> None:
                 (programs.s3_dir(settings) / bucket).mkdir(parents=True, exist_ok=True)
             (settings.folder / "prefect").mkdir(exist_ok=True)
             env = write_env(settings)
+            write_mlflow_auth(settings, env)
             postgres.prepare(settings, env[DATABASE_PASSWORD])
             supervision.start(settings)
         env = read_env(settings)
         refuse_other_ports(settings, env)
+        refuse_without_sign_in(env)
         said = start_all(settings, env, console)
     console.print(table(settings), f"{said}; to use them: set -a; . {settings.env_path}; set +a")
 
@@ -141,6 +144,19 @@ def refuse_other_ports(settings: Settings, env: dict[str, str]) -> None:
         raise ConfigError(
             f"the services run on ports from {running}; `make services-down` first, then "
             f"VIVERO_PORTS_FROM={settings.first_port} make services"
+        )
+
+
+def refuse_without_sign_in(env: dict[str, str]) -> None:
+    """Services that an older version started ask nobody for a password.
+
+    Raises:
+        ConfigError: When they run.
+    """
+    if "PREFECT_API_AUTH_STRING" not in env:
+        raise ConfigError(
+            "the services that run were started by an older version and ask for no password; "
+            "`make services-down` first, then `make services`"
         )
 
 

@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 
 from infra.services import postgres
-from infra.services.settings import DATABASE_PASSWORD, HOST, MARK, SERVICES, Settings
+from infra.services.settings import (
+    DATABASE_PASSWORD,
+    HOST,
+    MARK,
+    MLFLOW_SECRET_KEY,
+    OF_SERVERS,
+    SERVICES,
+    Settings,
+)
 from vivero.cli.quiet import QUIET
 from vivero.config.variables import own_variables
 
@@ -33,7 +41,8 @@ def command(settings: Settings, service: str) -> list[str]:
         return [str(BIN / "rclone"), "serve", "s3", str(s3_dir(settings)), *address]
     address = ("--host", HOST, "--port", port)
     if service == "mlflow":
-        return [str(BIN / "mlflow"), "server", *address, "--workers", "1", "--serve-artifacts"]
+        options = ("--app-name", "basic-auth", "--workers", "1", "--serve-artifacts")
+        return [str(BIN / "mlflow"), "server", *address, *options]
     return [str(BIN / "prefect"), "server", "start", *address]
 
 
@@ -55,11 +64,17 @@ def secret_environment(settings: Settings, service: str, env: dict[str, str]) ->
             **storage,
             "MLFLOW_BACKEND_STORE_URI": settings.database_url("psycopg2", "mlflow", password),
             "MLFLOW_ARTIFACTS_DESTINATION": "s3://vivero-mlflow/artifacts",
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings.mlflow_auth_path),
+            "MLFLOW_AUTH_ADMIN_USERNAME": env["MLFLOW_TRACKING_USERNAME"],
+            "MLFLOW_AUTH_ADMIN_PASSWORD": env["MLFLOW_TRACKING_PASSWORD"],
+            MLFLOW_SECRET_KEY: env[MLFLOW_SECRET_KEY],
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else ten processes, some undying
         },
         "prefect": {
             **home,
             "PREFECT_API_URL": env["PREFECT_API_URL"],
+            "PREFECT_API_AUTH_STRING": env["PREFECT_API_AUTH_STRING"],  # its own clients
+            "PREFECT_SERVER_API_AUTH_STRING": env["PREFECT_API_AUTH_STRING"],
             # in memory, its default, a restart of the server would leave slots taken for ever
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": settings.database_url(
@@ -67,7 +82,7 @@ def secret_environment(settings: Settings, service: str, env: dict[str, str]) ->
             ),
         },
         "worker": {
-            **{name: value for name, value in env.items() if name != DATABASE_PASSWORD},
+            **{name: value for name, value in env.items() if name not in OF_SERVERS},
             "PREFECT_WORKER_QUERY_SECONDS": "2",
         },
     }[service]

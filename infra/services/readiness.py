@@ -1,5 +1,6 @@
 """Whether a service does its work: asked the way its users ask, not whether its process lives."""
 
+import base64
 import json
 import urllib.request
 from collections.abc import Callable
@@ -42,7 +43,23 @@ def s3_client(env: Env) -> Any:  # boto3 makes its classes at run time
     )
 
 
-def post(url: str, body: object) -> Any:
+def authorization(user_and_password: str) -> dict[str, str]:
+    """The header of a request that signs in, from `user:password`."""
+    token = base64.b64encode(user_and_password.encode()).decode()
+    return {"Authorization": f"Basic {token}"}
+
+
+def of_mlflow(env: Env) -> dict[str, str]:
+    """The header for MLflow."""
+    return authorization(f"{env['MLFLOW_TRACKING_USERNAME']}:{env['MLFLOW_TRACKING_PASSWORD']}")
+
+
+def of_prefect(env: Env) -> dict[str, str]:
+    """The header for Prefect."""
+    return authorization(env["PREFECT_API_AUTH_STRING"])
+
+
+def post(url: str, body: object, headers: dict[str, str]) -> Any:
     """The JSON answer to a JSON question.
 
     Raises:
@@ -50,7 +67,7 @@ def post(url: str, body: object) -> Any:
         ValueError: When the answer is no JSON.
     """
     request = urllib.request.Request(  # noqa: S310  # an address of ours
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         return json.load(answer)
@@ -68,17 +85,18 @@ def _s3(_settings: Settings, env: Env) -> bool:
 
 def _mlflow(_settings: Settings, env: Env) -> bool:
     url = env["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/experiments/search"
-    return isinstance(post(url, {"max_results": 1}), dict)  # {} from one that was emptied
+    return isinstance(
+        post(url, {"max_results": 1}, of_mlflow(env)), dict
+    )  # {} from one that was emptied
 
 
 def _prefect(_settings: Settings, env: Env) -> bool:
-    url = env["PREFECT_API_URL"] + "/ready"  # asks the database
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310
-        return bool(answer.status == 200)
+    url = env["PREFECT_API_URL"] + "/work_pools/filter"  # asks the database, and for the password
+    return isinstance(post(url, {"limit": 1}, of_prefect(env)), list)
 
 
 def _worker(_settings: Settings, env: Env) -> bool:
-    workers = post(env["PREFECT_API_URL"] + "/work_pools/local/workers/filter", {})
+    workers = post(env["PREFECT_API_URL"] + "/work_pools/local/workers/filter", {}, of_prefect(env))
     return any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in workers)
 
 

@@ -19,10 +19,13 @@ FIRST_PORT = 15400
 SERVICES = ("postgres", "s3", "mlflow", "prefect", "worker")  # in the order in which they start
 LISTENING = SERVICES[:4]  # take the ports from the first one on
 BUCKETS = ("vivero-dvc", "vivero-mlflow", "vivero-incoming")
-DATABASES = ("mlflow", "prefect")
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
 POOLS = {"local": "process", "docker": "docker", "kubernetes": "kubernetes"}
 DATABASE_USER = "vivero"
 DATABASE_PASSWORD = "VIVERO_POSTGRES_PASSWORD"  # noqa: S105  # the name of a variable
+MLFLOW_SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  # the name of a variable
+OF_SERVERS = (DATABASE_PASSWORD, MLFLOW_SECRET_KEY)  # secrets that no run needs
+USER = "vivero"  # who signs in at MLflow and Prefect
 MARK = "VIVERO_SERVICES"  # in the environment of all that was started, and of its children
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
@@ -60,6 +63,11 @@ class Settings:
     def env_path(self) -> Path:
         """The file that is sourced to use the services."""
         return self.folder / "env"
+
+    @property
+    def mlflow_auth_path(self) -> Path:
+        """The file of MLflow's sign-in; it has the password of its database."""
+        return self.folder / "mlflow_auth.ini"
 
     @property
     def socket_path(self) -> Path:
@@ -125,6 +133,11 @@ def write_env(settings: Settings) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": before.get("AWS_ACCESS_KEY_ID") or secrets.token_hex(10),
         "AWS_SECRET_ACCESS_KEY": before.get("AWS_SECRET_ACCESS_KEY") or secrets.token_hex(20),
         DATABASE_PASSWORD: before.get(DATABASE_PASSWORD) or secrets.token_hex(20),
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD": before.get("MLFLOW_TRACKING_PASSWORD") or secrets.token_hex(20),
+        MLFLOW_SECRET_KEY: before.get(MLFLOW_SECRET_KEY) or secrets.token_hex(32),
+        "PREFECT_API_AUTH_STRING": before.get("PREFECT_API_AUTH_STRING")
+        or f"{USER}:{secrets.token_hex(20)}",
         "VIVERO_DVC_REMOTE": "s3://vivero-dvc/store",
         "VIVERO_INCOMING": "s3://vivero-incoming",
         "VIVERO_REPOSITORY": repository or str(settings.root),
@@ -134,6 +147,13 @@ def write_env(settings: Settings) -> dict[str, str]:
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in values.items()]
         write_secret(settings.env_path, "".join(lines))
     return values
+
+
+def write_mlflow_auth(settings: Settings, env: dict[str, str]) -> None:
+    """Write the settings of MLflow's sign-in: without a password, nothing is allowed."""
+    uri = settings.database_url("psycopg2", "mlflow_auth", env[DATABASE_PASSWORD])
+    text = f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = {uri}\n"
+    write_secret(settings.mlflow_auth_path, text)
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -17,12 +17,13 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from infra.services.programs import secret_environment
+from infra.services.programs import command, secret_environment
 from infra.services.settings import (
     BUCKETS,
     DATABASE_PASSWORD,
     DATABASES,
     LISTENING,
+    MLFLOW_SECRET_KEY,
     SERVICES,
     Settings,
 )
@@ -35,6 +36,9 @@ SECRETS = {
     "VIVERO_POSTGRES_PASSWORD": "of the database",
     "AWS_ACCESS_KEY_ID": "name",
     "AWS_SECRET_ACCESS_KEY": "key",
+    "MLFLOW_TRACKING_PASSWORD": "of mlflow",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "of its sessions",
+    "PREFECT_PASSWORD": "of prefect",
     "VIVERO_REPOSITORY": "https://git.example.org/vivero.git",
     "VIVERO_SIGNING_KEY_FILE": "/etc/vivero/signing_key.pem",
 }
@@ -111,11 +115,41 @@ def test_no_secret_has_a_default():
     )
 
 
+def given(service: str) -> dict[str, str]:
+    """What `make services` tells a service."""
+    names = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "PREFECT_API_AUTH_STRING",
+        "PREFECT_API_URL",
+        "PREFECT_HOME",
+        DATABASE_PASSWORD,
+        MLFLOW_SECRET_KEY,
+    )
+    return secret_environment(Settings(Path(), Path()), service, dict.fromkeys(names, "x"))
+
+
+def test_mlflow_and_prefect_ask_for_the_same_as_on_one_machine():
+    """Each variable that makes a server ask for a password, here as there."""
+    for service, word in (("mlflow", "AUTH"), ("mlflow", "SECRET_KEY"), ("prefect", "AUTH_STRING")):
+        asked = {name for name in given(service) if word in name}
+        assert asked
+        assert services()[service]["environment"].keys() >= asked
+    assert "--app-name=basic-auth" in services()["mlflow"]["command"]
+    assert "basic-auth" in command(Settings(Path(), Path()), "mlflow")
+    for client in ("worker", "deploy"):
+        assert (
+            "${PREFECT_PASSWORD:?}" in services()[client]["environment"]["PREFECT_API_AUTH_STRING"]
+        )
+    assert services()["worker"]["environment"]["MLFLOW_TRACKING_PASSWORD"]
+    assert "default_permission = NO_PERMISSIONS" in document()["configs"]["mlflow_auth"]["content"]
+
+
 def test_a_restart_of_prefect_leaves_no_slot_taken():
     """Its leases lie on a volume, as those of `make services` lie in its folder."""
-    env = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", DATABASE_PASSWORD), "x")
-    env |= {"PREFECT_HOME": "/home", "PREFECT_API_URL": "http://127.0.0.1:15403/api"}
-    here = secret_environment(Settings(Path(), Path()), "prefect", env)
+    here = given("prefect")
     prefect = services()["prefect"]
     lease_storage = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
     assert prefect["environment"][lease_storage] == here[lease_storage]

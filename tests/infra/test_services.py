@@ -1,13 +1,17 @@
 """The services on one machine: their settings, their secrets, their files, and the real servers."""
 
+import json
 import os
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 from mlflow.tracking import MlflowClient
@@ -17,6 +21,7 @@ from infra.services.settings import (
     BUCKETS,
     DATABASE_PASSWORD,
     FIRST_PORT,
+    LISTENING,
     SERVICES,
     Settings,
     read_env,
@@ -27,6 +32,14 @@ from tests.services import Servers, Storage, free_ports, rest_mlflow, servers, s
 from vivero.errors import ConfigError
 
 __all__ = ["rest_mlflow", "servers", "storage"]  # fixtures
+
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    DATABASE_PASSWORD,
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "PREFECT_API_AUTH_STRING",
+)
 
 
 @pytest.fixture
@@ -54,8 +67,8 @@ def test_secrets_are_made_once_and_only_we_may_read_them(settings: Settings):
     first = write_env(settings)
     assert write_env(settings) == first == read_env(settings)
     assert stat.S_IMODE(settings.env_path.stat().st_mode) == 0o600
-    assert len({first["AWS_SECRET_ACCESS_KEY"], first[DATABASE_PASSWORD]}) == 2
-    assert len(first["AWS_SECRET_ACCESS_KEY"]) == 40
+    assert len({first[name] for name in SECRETS}) == len(SECRETS)
+    assert all(len(first[name]) >= 40 for name in SECRETS)
 
 
 def test_the_ports_of_the_first_start_are_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch):
@@ -76,16 +89,18 @@ def test_a_shell_reads_the_file_as_we_do(settings: Settings, monkeypatch: pytest
 
 def test_no_secret_stands_in_a_command_or_in_the_file_of_supervisord(settings: Settings):
     env = write_env(settings)
-    secrets = [env["AWS_SECRET_ACCESS_KEY"], env[DATABASE_PASSWORD]]
+    secrets = [env[name] for name in SECRETS]
     shown = programs.supervisor_file(settings) + str(
         [programs.command(settings, service) for service in SERVICES]
     )
     assert not [secret for secret in secrets if secret in shown]
 
 
-def test_a_run_does_not_get_the_password_of_the_databases(settings: Settings):
+def test_a_run_does_not_get_the_secrets_of_the_servers(settings: Settings):
     given = programs.secret_environment(settings, "worker", write_env(settings))
     assert DATABASE_PASSWORD not in given
+    assert "MLFLOW_FLASK_SERVER_SECRET_KEY" not in given
+    assert given["PREFECT_API_AUTH_STRING"]
     assert given["AWS_SECRET_ACCESS_KEY"]
 
 
@@ -196,3 +211,87 @@ def test_postgresql_asks_for_the_password(servers: Servers):
         postgres.connect(servers.settings, "guessed")
     env = {**servers.env, DATABASE_PASSWORD: "guessed"}
     assert "older than that file" in (postgres.refuses(servers.settings, env) or "")
+
+
+def answer(url: str, headers: dict[str, str], body: object = None) -> tuple[int, str]:
+    """Status and text of an answer, of a refusal as well."""
+    data = None if body is None else json.dumps(body).encode()
+    given = {"Content-Type": "application/json", **headers}
+    request = urllib.request.Request(url, data, given)  # noqa: S310  # an address of ours
+    try:
+        with urllib.request.urlopen(request, timeout=60) as found:  # noqa: S310
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode()
+
+
+WRONG = readiness.authorization("vivero:guessed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(postgres.bin_dir() is None, reason="no PostgreSQL here")
+def test_mlflow_answers_nobody_without_the_password(servers: Servers):
+    servers.start("mlflow")
+    address = servers.env["MLFLOW_TRACKING_URI"]
+    questions: list[tuple[str, object]] = [
+        ("/api/2.0/mlflow/experiments/search", {"max_results": 1}),
+        ("/api/2.0/mlflow/experiments/create", {"name": "of a stranger"}),
+        ("/api/2.0/mlflow/registered-models/create", {"name": "of a stranger"}),
+        ("/ajax-api/2.0/mlflow/experiments/search", {"max_results": 1}),
+        ("/api/2.0/mlflow-artifacts/artifacts?path=", None),
+        ("/graphql", {"query": "{ test { output } }"}),
+        ("/v1/traces", {}),
+        ("/gateway/mlflow/v1/models", None),
+        ("/", None),
+    ]
+    for path, body in questions:
+        for headers in ({}, WRONG):
+            assert answer(address + path, headers, body)[0] == 401, path
+    path, body = questions[0]
+    assert answer(address + path, readiness.of_mlflow(servers.env), body)[0] == 200
+    assert stat.S_IMODE(servers.settings.mlflow_auth_path.stat().st_mode) == 0o600
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(postgres.bin_dir() is None, reason="no PostgreSQL here")
+def test_prefect_answers_nobody_without_the_password(servers: Servers):
+    servers.start("prefect")
+    address = servers.env["PREFECT_API_URL"]
+    questions: list[tuple[str, object]] = [
+        ("/flow_runs/filter", {}),
+        ("/flows/", {"name": "of-a-stranger"}),
+        ("/deployments/filter", {}),
+        ("/work_pools/", {"name": "of-a-stranger", "type": "process"}),
+        ("/admin/version", None),
+        ("/work_pools/local/workers/health", {}),
+    ]
+    for path, body in questions:
+        for headers in ({}, WRONG):
+            assert answer(address + path, headers, body)[0] == 401, path
+    assert answer(address + "/flow_runs/filter", readiness.of_prefect(servers.env), {})[0] == 200
+    assert (
+        '"of-a-stranger"'
+        not in answer(address + "/flows/filter", readiness.of_prefect(servers.env), {})[1]
+    )
+    command = [sys.executable, "-m", "prefect", "work-pool", "create", "local", "--type", "process"]
+    env = programs.bare_environment(servers.settings)
+    known = ("PREFECT_API_URL", "PREFECT_HOME")
+    without = {**env, **{name: servers.env[name] for name in known}}
+    assert subprocess.run(command, env=without, capture_output=True).returncode != 0
+    done = subprocess.run(command, env={**env, **servers.env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(postgres.bin_dir() is None, reason="no PostgreSQL here")
+def test_every_server_listens_on_loopback_alone(servers: Servers):
+    """All that started in this session so far, by the kernel's own table of sockets."""
+    for name in ("postgres", "s3"):
+        servers.start(name)
+    ports = {servers.settings.port(name) for name in LISTENING}
+    listening = [
+        found.laddr
+        for found in psutil.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN and found.laddr.port in ports
+    ]
+    assert len(listening) >= 2
+    assert {address.ip for address in listening} == {"127.0.0.1"}

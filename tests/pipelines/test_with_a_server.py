@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 NUM_TRIGGERS, NUM_ROUNDS = 20, 10
 LEASE_S = 60.0
 NUM_KILLED, CRASHED_S = 10, 120.0
+SIGN_IN = "PREFECT_API_AUTH_STRING"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -33,17 +34,24 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def api(servers: Servers) -> str:  # noqa: F811
+def api(servers: Servers) -> Iterator[str]:  # noqa: F811
     if postgres.bin_dir() is None:
         pytest.skip("no PostgreSQL here (Debian: apt-get install postgresql)")
     servers.start("prefect")
-    return servers.env["PREFECT_API_URL"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SIGN_IN, servers.env[SIGN_IN])
+        yield servers.env["PREFECT_API_URL"]
+
+
+def sign_in() -> tuple[str, str] | None:
+    user, _, password = os.environ.get(SIGN_IN, "").partition(":")
+    return (user, password) if user else None
 
 
 def post(api: str, path: str, **values: object) -> dict[str, object]:
     """As Prefect's client does: again when sqlite, locked by another writer, makes it say 503."""
     for attempt in range(12):
-        answer = requests.post(f"{api}/{path}", json=values, timeout=120)
+        answer = requests.post(f"{api}/{path}", json=values, auth=sign_in(), timeout=120)
         if answer.status_code != requests.codes.unavailable:
             break
         time.sleep(0.5 * 1.5**attempt)
@@ -70,7 +78,7 @@ def test_twenty_triggers_at_once_with_one_key_make_one_run(
                 for _ in range(NUM_TRIGGERS)
             ]
         assert len({future.result()["id"] for future in made}) == 1
-    answer = requests.post(f"{api}/flow_runs/count", json={}, timeout=60)
+    answer = requests.post(f"{api}/flow_runs/count", json={}, auth=sign_in(), timeout=60)
     assert answer.json() == NUM_ROUNDS
 
 
@@ -179,9 +187,10 @@ def test_a_killed_run_is_marked_crashed_and_its_slot_is_free(api: str):
 
 
 def state_of(api: str, run_id: str) -> str:
-    return str(requests.get(f"{api}/flow_runs/{run_id}", timeout=60).json()["state_type"])
+    answer = requests.get(f"{api}/flow_runs/{run_id}", auth=sign_in(), timeout=60)
+    return str(answer.json()["state_type"])
 
 
 def slots_taken(api: str, name: str) -> int:
-    found = requests.get(f"{api}/v2/concurrency_limits/{name}", timeout=60).json()
-    return int(found["active_slots"])
+    answer = requests.get(f"{api}/v2/concurrency_limits/{name}", auth=sign_in(), timeout=60)
+    return int(answer.json()["active_slots"])

@@ -33,10 +33,12 @@ STAGE_WORDS = ("vivero.stages", "torchrun", "torch.distributed")  # in a stage's
 Json = Any
 
 
-def answer_of(url: str, body: Json = None, method: str | None = None) -> Json:
+def answer_of(
+    url: str, sign_in: dict[str, str], body: Json = None, method: str | None = None
+) -> Json:
     """The JSON answer of a server of ours."""
     data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **sign_in}
     request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return json.loads(answer.read() or "null")
@@ -110,7 +112,8 @@ class Stack:
 
     def api(self, path: str, body: Json = None, method: str | None = None) -> Json:
         """Ask the Prefect server."""
-        return answer_of(f"{self.settings.address('prefect')}/api/{path}", body, method)
+        sign_in = readiness.of_prefect(read_env(self.settings))
+        return answer_of(f"{self.settings.address('prefect')}/api/{path}", sign_in, body, method)
 
     def patiently(self, path: str, body: Json = None) -> Json:
         """As api; a server that is away is asked again, until the run's time is over."""
@@ -207,7 +210,8 @@ class Stack:
 
     def mlflow(self, path: str) -> Json:
         """Ask the MLflow server."""
-        return answer_of(f"{self.settings.address('mlflow')}/api/2.0/mlflow/{path}")
+        sign_in = readiness.of_mlflow(read_env(self.settings))
+        return answer_of(f"{self.settings.address('mlflow')}/api/2.0/mlflow/{path}", sign_in)
 
     def versions(self) -> list[Json]:
         """All versions of the model."""
