@@ -41,8 +41,8 @@ def command(settings: Settings, service: str) -> list[str]:
         return [str(BIN / "rclone"), "serve", "s3", str(s3_dir(settings)), *address]
     address = ("--host", HOST, "--port", port)
     if service == "mlflow":
-        options = ("--app-name", "basic-auth", "--workers", "1", "--serve-artifacts")
-        return [str(BIN / "mlflow"), "server", *address, *options]
+        how = ("--app-name", "basic-auth", "--workers", "1", "--serve-artifacts")
+        return [str(BIN / "mlflow"), "server", *address, *how]
     return [str(BIN / "prefect"), "server", "start", *address]
 
 
