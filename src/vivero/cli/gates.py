@@ -14,25 +14,31 @@ def add_to(app: typer.Typer) -> None:
 
 def simulate_gates(
     trials: Annotated[
-        int, typer.Option(min=2, help="Comparisons with equal models, and with better ones.")
+        int, typer.Option(min=2, help="Comparisons with equal retrains, and with better ones.")
     ] = 1000,
-    draws: Annotated[
-        int, typer.Option(min=23, help="Models of each kind; the trials are pairs of them.")
-    ] = 80,
-    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+    rows: Annotated[int, typer.Option(min=2, help="Independent rows of 20 equal retrains.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of all draws.")] = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also judge the real trainings of `vivero seeds --name NAME` by each other.",
+        ),
+    ] = None,
 ) -> None:
-    """Show what the gate does in the long run, by the real rule on real features.
+    """Show what the gate does in the long run, by the real rule on real reports.
 
-    How often equal models promote, and ones that are better by judge.min_relative_gain; and whether
-    20 equal retrains in a row move the champion's figure. Needs the stages sample and
-    compute_reference. Writes work/simulate_gates/gates.json and gates.png; ends with 1 when a
-    target is missed.
+    An equal retrain is another seed of the same recipe: its metrics vary as seed_variance.json
+    says. Shown are how often equal retrains promote, and ones that are better by
+    judge.detectable_relative_gain, and whether 20 equal retrains in a row move the champion's
+    recorded distance. Needs the report of the stage evaluate, or --seeds. Writes
+    work/simulate_gates/gates.json and gates.png; ends with 1 when a target is missed.
 
-    Example: vivero simulate-gates --draws 200
+    Example: vivero simulate-gates --seeds default
     """
     from vivero.cli.simulating_gates import simulate_gates as simulate
 
-    raise typer.Exit(simulate(trials, draws, seed))
+    raise typer.Exit(simulate(trials, rows, seed, seeds))
 
 
 def explain() -> int:

@@ -1,104 +1,168 @@
-"""What `vivero simulate-gates` does: reports drawn from real features, judged by the real rule."""
+"""What `vivero simulate-gates` does: retrains drawn from real reports, judged by the real rule."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from vivero.cli.seed_runs import SeedRun, finished_runs
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, project_dir, work_dir
-from vivero.evaluation.classifier import NAME as CLASSIFIER
-from vivero.evaluation.classifier import load_classifier
-from vivero.evaluation.metrics import label_hits
-from vivero.evaluation.reference import CLASSIFIER_NAME
-from vivero.evaluation.usability import unusable_images
+from vivero.config.paths import PARAMS, SEED_VARIANCE, project_dir, work_dir
+from vivero.config.schema import Config
+from vivero.errors import DataError
+from vivero.evaluation.spread import SeedSpreads
 from vivero.files import write_json
-from vivero.registry.gate_simulation import ROW_QUANTILE, Outcome, Plan, Pool, simulate
-from vivero.registry.gate_simulation_plot import plot_outcome
-from vivero.registry.gate_targets import Target, targets
-from vivero.stages.evaluate import Exhibit, read_exhibit
+from vivero.registry.differences import MEASURE_SEEDS
+from vivero.registry.gate_simulation import Plan, Rows, Simulation, Trials, judge_real_pairs
+from vivero.registry.gate_simulation_plot import mean_course, plot_outcome
+from vivero.registry.gate_targets import (
+    Target,
+    target_of_better,
+    target_of_equal,
+    target_of_pairs,
+    target_of_rows,
+)
+from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
+from vivero.stages.judge import read_report
 
-RETRAINS, CHAINS = 20, 500
+RETRAINS = 20
 
 
-def simulate_gates(trials: int, draws: int, seed: int) -> int:
-    """Simulate, print the table, write work/simulate_gates.
+def simulate_gates(num_trials: int, num_rows: int, seed: int, seeds_name: str | None) -> int:
+    """Simulate, print the tables, write work/simulate_gates.
 
     Returns:
         0, or 1 when a target was missed.
+
+    Raises:
+        DataError: When the variance between seeds or a report is missing.
     """
     root = project_dir()
     config = load_config(root / PARAMS)
-    pool = pool_of(read_exhibit(config, root))
-    plan = Plan(draws, trials, RETRAINS, CHAINS, seed)
-    with tqdm(total=2 * draws, desc="models judged", unit="model", disable=None) as bar:
-        outcome = simulate(pool, plan, config.judge, bar.update)
-    found = targets(outcome, plan)
+    runs = {} if seeds_name is None else _real_runs(root, seeds_name)
+    reports = {number: run.report for number, run in runs.items()}
+    base = next(iter(reports.values())) if reports else read_report(root)
+    spreads = _spreads(root, config, base)
+    plan = Plan(num_trials, RETRAINS, num_rows, seed)
     folder = work_dir(root) / "simulate_gates"
-    write_json(folder / "gates.json", record(outcome, plan, found))
-    plot_outcome(outcome, config.judge, folder / "gates.png")
-    _print(outcome, plan, found, folder, root)
+    simulation = Simulation([base], config.judge, spreads)
+    written: dict[str, Any] = {"plan": asdict(plan), "settings": config.judge.model_dump()}
+    found: list[Target] = []
+    for key, title in (
+        ("measured_spread", "The spread between seeds is as measured"),
+        ("uncertain_spread", "The spread between seeds is what so few seeds leave open"),
+    ):
+        trials, rows = _run(simulation, plan, key == "uncertain_spread", title)
+        some = [target_of_equal(trials), target_of_rows(rows, plan)]
+        if key == "measured_spread":
+            some.insert(1, target_of_better(trials, config.judge.detectable_relative_gain))
+            plot_outcome(simulation, trials, rows, folder / "gates.png")
+        written[key] = {"trials": asdict(trials), **_record(rows, some)}
+        _print(title, some)
+        _print_control(trials, rows, plan)
+        found += some
+    if reports:
+        some, written["real_trainings"] = _judge_real(reports, config, spreads, plan)
+        found += some
+    write_json(folder / "gates.json", written)
+    path = (folder / "gates.json").relative_to(root)
+    sys.stdout.write(f"All results are in {path}, the picture is gates.png\n")
     return 0 if all(target.is_met for target in found) else 1
 
 
-def pool_of(exhibit: Exhibit) -> Pool:
-    """The samples and the held-out real images, with all that can be told of each alone."""
-    reference, samples, test = exhibit.reference, exhibit.samples, exhibit.test
-    features = exhibit.features.features
-    count = len(features)
-    unusable = unusable_images(
-        samples.images, features, reference.features, reference.held_out[:count]
-    )
-    rest = np.zeros(len(reference.held_out) - len(unusable.held_out), dtype=np.bool_)
-    shares = {
-        "unusable_share.simulated": np.concatenate([unusable.samples, unusable.held_out, rest])
-    }
-    path = exhibit.reference_dir / CLASSIFIER_NAME
-    if path.exists():
-        network = load_classifier(path)
-        shares[f"label_agreement.{CLASSIFIER}"] = np.concatenate(
-            [
-                label_hits(network, samples.images, samples.labels),
-                label_hits(network, np.asarray(test.images), np.asarray(test.labels)),
-            ]
-        )[: count + len(reference.held_out)]
-    return Pool(torch.cat([features, reference.held_out]), shares, count, reference.moments)
-
-
-def record(outcome: Outcome, plan: Plan, found: list[Target]) -> dict[str, Any]:
-    """All figures, for programs."""
-    return {
-        "plan": asdict(plan),
-        "targets": [{**asdict(target), "is_met": target.is_met} for target in found],
-        **asdict(outcome),
-        "changed_share": outcome.changed_share,
-        "large_change": outcome.large_change,
-    }
-
-
-def _print(outcome: Outcome, plan: Plan, found: list[Target], folder: Path, root: Path) -> None:
-    table = Table("what", "found", "95 %, as if independent", "asked for", "n", "")
-    for target in found:
-        interval = f"{target.low:.2%} to {target.high:.2%}"
-        mark = "met" if target.is_met else "MISSED"
-        table.add_row(
-            target.what, f"{target.found:.2%}", interval, target.asked_for, str(target.n), mark
+def _run(
+    simulation: Simulation, plan: Plan, is_spread_uncertain: bool, title: str
+) -> tuple[Trials, Rows]:
+    with tqdm(total=plan.trials + plan.rows, desc=title, disable=None) as bar:
+        return (
+            simulation.run_trials(plan, bar.update, is_spread_uncertain=is_spread_uncertain),
+            simulation.run_rows(plan, bar.update, is_spread_uncertain=is_spread_uncertain),
         )
-    console = Console(width=max(120, Console().width))
-    console.print(table)
-    changes, naive_changes = outcome.changes
-    sys.stdout.write(
-        f"The rule 'not worse than the champion' promotes {outcome.naive / plan.trials:.0%} "
-        f"of equal models, {naive_changes:.1f} times in {plan.retrains} retrains, and moves the "
-        f"recorded figure by {outcome.recorded[1][-1]:.2%}; the gate promotes "
-        f"{np.mean(changes):.2f} times, at least once in {outcome.changed_share:.0%} of rows, and "
-        f"{ROW_QUANTILE:.0%} of rows move by at most {outcome.large_change:.2%}. "
-        f"Better by {outcome.true_gain:.0%} means {outcome.real_share:.1%} real images.\n"
-        f"All figures in {(folder / 'gates.json').relative_to(root)}, picture in gates.png\n"
+
+
+def _real_runs(root: Path, name: str) -> dict[int, SeedRun]:
+    """The finished trainings of a name that were evaluated under one recipe and protocol."""
+    found = {seed: run for seed, run in finished_runs(root, name).items() if run.report}
+    groups: dict[tuple[str, str, str], dict[int, SeedRun]] = {}
+    for seed, run in found.items():
+        groups.setdefault(run.conditions, {})[seed] = run
+    if not groups:
+        raise DataError(
+            f"there is no evaluated training in work/seeds/{name}; "
+            f"run `vivero seeds 1 2 3 4 5 6 --name {name}` first"
+        )
+    return max(groups.values(), key=len)
+
+
+def _spreads(root: Path, config: Config, base: Mapping[str, Any]) -> SeedSpreads:
+    data_digest = (base.get("lineage") or {}).get("data_digest")
+    spreads = spreads_for(read_seed_variance(root), recipe_of(config), data_digest)
+    if spreads is None:
+        raise DataError(f"{SEED_VARIANCE} is missing: run {MEASURE_SEEDS}")
+    if spreads.note:
+        sys.stderr.write(f"vivero: the spread between seeds was {spreads.note}\n")
+    return spreads
+
+
+def _record(rows: Rows, found: list[Target]) -> dict[str, Any]:
+    """Results, for programs."""
+    return {
+        "targets": [{**asdict(target), "is_met": target.is_met} for target in found],
+        "num_promoted_by_row": [row.num_promoted for row in rows.gate],
+        "recorded_changes": [row.recorded[-1] for row in rows.gate],
+        "mean_recorded": mean_course(rows.gate).tolist(),
+        "mean_recorded_naive": mean_course(rows.naive).tolist(),
+    }
+
+
+def _print(title: str, found: list[Target]) -> None:
+    table = Table("what", "found", "95 % interval", "asked for", "n", "", title=title)
+    for target in found:
+        table.add_row(
+            target.what,
+            f"{target.found:.2%}",
+            f"{target.low:.2%} to {target.high:.2%}",
+            target.asked_for,
+            str(target.n),
+            "met" if target.is_met else "MISSED",
+        )
+    Console(width=max(120, Console().width)).print(table)
+
+
+def _print_control(trials: Trials, rows: Rows, plan: Plan) -> None:
+    promoted, naive = (
+        float(np.mean([row.num_promoted for row in some])) for some in (rows.gate, rows.naive)
     )
+    sys.stdout.write(
+        f"The gate promotes {promoted:.3f} of {plan.retrains} equal retrains in a row. For "
+        f"comparison, 'not worse than the champion' promotes {trials.naive / plan.trials:.0%} of "
+        f"single ones, {naive:.1f} in a row, and moves the recorded distance by "
+        f"{mean_course(rows.naive)[-1]:.1%}.\n\n"
+    )
+
+
+def _judge_real(
+    reports: Mapping[int, Mapping[str, Any]], config: Config, spreads: SeedSpreads, plan: Plan
+) -> tuple[list[Target], dict[str, Any]]:
+    """Real trainings against each other: as they are, and in rows with fresh draws of images."""
+    pairs = judge_real_pairs(reports, config.judge)
+    simulation = Simulation(list(reports.values()), config.judge, spreads)
+    title = f"{len(reports)} real trainings of one recipe"
+    with tqdm(total=plan.rows, desc=title, disable=None) as bar:
+        rows = simulation.run_rows(plan, bar.update)
+    found = [target_of_pairs(pairs), target_of_rows(rows, plan)]
+    _print(f"{title}; pairs share trainings, so they are not independent", found)
+    once = [pair for pair in pairs if pair.candidate < pair.champion]
+    gains, errors = (np.array([getattr(p, key) for p in once]) for key in ("gain", "std_error"))
+    sys.stdout.write(
+        f"Gains between {len(once)} pairs in shares of the champion's distance: root mean square "
+        f"{np.sqrt(np.mean(gains**2)):.2%}, largest {np.abs(gains).max():.2%}. The standard error "
+        f"that the gate takes, from the other trainings: {np.sqrt(np.mean(errors**2)):.2%}.\n\n"
+    )
+    return found, {"pairs": [asdict(pair) for pair in pairs], **_record(rows, found)}

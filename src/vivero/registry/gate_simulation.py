@@ -1,50 +1,40 @@
-"""What the gate does in the long run: the real rule on reports drawn from real features.
+"""What the gate does in the long run: the real rule on reports drawn from a real one.
 
-A model is a pool of images; judging it is a draw from the pool. Equal models are draws from one
-pool, a better one has a share of its images replaced by held-out real ones. The draws of two models
-share nothing, which is the worst case: real ones come from the same noise (docs/experiments.md).
+A model is a report (values per image) and a seed effect: each metric is multiplied by exp(r z),
+with r the relative spread between seeds and z standard normal. "Equal" means another seed of the
+same recipe. Judging a model draws its images with replacement; of a Frechet distance, which is no
+mean, the influences are drawn, which is exact to first order (evaluation/frechet.py). Two models
+share no noise, which is the worst case: real ones are sampled from the same noise.
 
-Letters: N samples, H held-out images, D features.
+Letters: N images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from statistics import NormalDist
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from scipy import stats
 
 from vivero.config.schema import JudgeConfig
-from vivero.evaluation.cores import spread_over_cores
-from vivero.evaluation.frechet import Moments, frechet_distance, frechet_influence, moments
-from vivero.evaluation.intervals import share_estimate
-from vivero.registry.gates import judge
+from vivero.errors import DataError
+from vivero.evaluation.paired import Gain, add_seed_variance
+from vivero.evaluation.spread import SeedSpread, SeedSpreads
+from vivero.registry.differences import (
+    DISTANCES,
+    MEASURE_SEEDS,
+    Difference,
+    Measurements,
+    difference_gates,
+    differences,
+)
+from vivero.registry.seed_variance import measure_seed_variance, spreads_for
 
-NORMAL = NormalDist()
-DISTANCE = "fd.simulated"
-ROW_QUANTILE = 0.95  # of the change of the recorded figure over rows
-SHARE_STEPS = 12  # halvings of [0, 1] in search of the share of real images
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Images that models are drawn from: N samples of a model, then H held-out real ones.
-
-    Attributes:
-        features: Shape (N + H, D).
-        shares: Figures that are shares of images, by name: bool of each image, shape (N + H,).
-        num_samples: N.
-        reference: Moments of the real images that are judged against.
-    """
-
-    features: Float[Tensor, "P D"]
-    shares: dict[str, np.ndarray]
-    num_samples: int
-    reference: Moments
+Report = Mapping[str, Any]
+MIN_REAL_MODELS = 4  # two are judged, and the spread is taken from the others
+MAX_SHARE = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,241 +42,306 @@ class Plan:
     """How much is simulated.
 
     Attributes:
-        draws: Models of each kind.
-        trials: Comparisons of each kind: random pairs of different models.
+        trials: Comparisons of each kind.
         retrains: Candidates in a row.
-        chains: Such rows: orders of the same draws, so they are not independent.
-        seed: Of all draws.
+        rows: Such rows, each of models of its own.
+        seed: Random seed of all draws.
     """
 
-    draws: int
     trials: int
     retrains: int
-    chains: int
+    rows: int
     seed: int
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the gate did.
+class Model:
+    """A training: the report that its images are drawn from, and what its seed does to each metric.
 
     Attributes:
-        equal: Verdicts on models as good as the champion.
-        better: Verdicts on models better by the margin.
-        naive: Of the equal ones, how many "not worse than the champion" would have promoted.
-        gains: Of the equal, then of the better, the measured gains, as shares of the mean distance.
-        true_gain: Of the better models, as such a share.
-        real_share: Share of real images that makes them better.
-        mean_distance: Over the equal draws.
-        distance_std: Their spread.
-        recorded: Change of the champion's recorded figure after each retrain, as such a share, mean
-            over chains: with the gate, and with the naive rule.
-        recorded_changes: With the gate, the whole change in every chain.
-        changes: Promotions in every chain with the gate, and in the mean with the naive rule.
+        report: metrics.json with `per_image`.
+        factors: Of each compared metric; 1 where it is missing.
+        weights_sha256: Tells models apart.
     """
 
-    equal: list[str]
-    better: list[str]
+    report: Report
+    factors: Mapping[str, float]
+    weights_sha256: str
+
+
+@dataclass
+class Row:
+    """Retrains in a row.
+
+    Attributes:
+        recorded: The champion's recorded distance after each retrain, as change from the first
+            champion's in shares of the mean distance. Recorded is what fresh images say of a
+            champion after its promotion, not the value that it won by.
+        num_promoted: How many retrains were promoted.
+    """
+
+    recorded: list[float] = field(default_factory=list)
+    num_promoted: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of equal retrains.
+
+    Attributes:
+        gate: By the gate.
+        naive: The same models by "not worse than the champion".
+    """
+
+    gate: list[Row]
+    naive: list[Row]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Single comparisons.
+
+    Attributes:
+        equal: For each one with another seed of the same recipe, whether it was promoted.
+        better: The same for recipes that are better by detectable_relative_gain.
+        gains: Of the equal ones, the measured gains as shares of the champion's distance.
+        naive: Of the equal ones, how many "not worse than the champion" would have promoted.
+    """
+
+    equal: list[bool]
+    better: list[bool]
+    gains: list[float]
     naive: int
-    gains: tuple[list[float], list[float]]
-    true_gain: float
-    real_share: float
-    mean_distance: float
-    distance_std: float
-    recorded: tuple[list[float], list[float]]
-    recorded_changes: list[float]
-    changes: tuple[list[int], float]
-
-    @property
-    def changed_share(self) -> float:
-        """Of the rows, those in which the gate changed the champion at least once."""
-        return float(np.mean(np.asarray(self.changes[0]) > 0))
-
-    @property
-    def large_change(self) -> float:
-        """The change of the recorded figure, either way, that ROW_QUANTILE of the rows keep to."""
-        return float(np.quantile(np.abs(self.recorded_changes), ROW_QUANTILE))
 
 
-def simulate(pool: Pool, plan: Plan, config: JudgeConfig, advance: Callable[[], object]) -> Outcome:
-    """Judge equal and better models, and rows of equal retrains.
+class Simulation:
+    """The rule and what it is tried on."""
+
+    def __init__(self, reports: Sequence[Report], config: JudgeConfig, spreads: SeedSpreads):
+        """Prepare models that share a recipe.
+
+        Args:
+            reports: Of one real model, or of several real trainings; each with `per_image`.
+            config: The settings of the rule.
+            spreads: The spread between seeds that the gate is told.
+
+        Raises:
+            DataError: When a report has no Frechet distance with values per image, or a compared
+                metric has no spread.
+        """
+        self.config = config.model_copy(update={"latency_budget_s": 0.0})  # a draw takes no time
+        self.measured = Measurements(spreads=spreads)
+        self.reports = list(reports)
+        found = list(differences(reports[0], reports[0], config, Measurements()))
+        self.names = [difference.name for difference in found]
+        primary = next((name for name in self.names if name.startswith(DISTANCES)), None)
+        if primary is None or any(primary not in (r.get("per_image") or {}) for r in reports):
+            raise DataError(
+                "the report has no Fréchet distance with values per image; run `dvc repro evaluate`"
+            )
+        self.primary = primary
+        self.spreads: dict[str, SeedSpread] = {}
+        for name in self.names:
+            spread = spreads.find(name)
+            if spread is None:
+                raise DataError(
+                    f"the variance between seeds of {name} is not known; {MEASURE_SEEDS} "
+                    f"measures it"
+                )
+            self.spreads[name] = spread
+
+    def draw_scale(self, rng: np.random.Generator) -> dict[str, float]:
+        """What the true spread of each metric may be in units of the measured one.
+
+        With nu degrees of freedom, nu (measured / true)^2 is chi-squared.
+        """
+        scales = {}
+        for name in self.names:
+            freedom = self.spreads[name].degrees_of_freedom
+            scales[name] = math.sqrt(freedom / rng.chisquare(freedom))
+        return scales
+
+    def draw_model(
+        self, rng: np.random.Generator, gain: float, scale: Mapping[str, float]
+    ) -> Model:
+        """A training of the recipe, or of one whose distance is lower by gain (a share).
+
+        Of several real reports one is taken, which has its own seed already; of a single one the
+        seed is drawn, where the true spreads are those that the gate is told times scale.
+        """
+        report = self.reports[int(rng.integers(len(self.reports)))]
+        factors = {self.primary: 1.0 - gain}
+        if len(self.reports) == 1:
+            for name in self.names:
+                sigma = self.spreads[name].relative_std * scale.get(name, 1.0)
+                factors[name] = factors.get(name, 1.0) * math.exp(sigma * rng.normal())
+        return Model(report, factors, str(rng.integers(2**62)))
+
+    def evaluate(self, model: Model, rng: np.random.Generator) -> dict[str, Any]:
+        """A report on fresh images of the model."""
+        rows: dict[int, np.ndarray] = {}
+        metrics: dict[str, Any] = {}
+        per_image: dict[str, np.ndarray] = {}
+        for name in self.names:
+            metric, factor = model.report["metrics"][name], model.factors.get(name, 1.0)
+            values = (model.report.get("per_image") or {}).get(name)
+            if values is None:
+                value = metric["value"] + metric["std_error"] * rng.normal()
+            else:
+                n = len(values)
+                drawn = values[rows.setdefault(n, rng.integers(n, size=n))]
+                value = metric["value"] + float(drawn.mean()) - float(values.mean())
+                per_image[name] = drawn if drawn.dtype == np.bool_ else drawn * np.float32(factor)
+            is_share = values is not None and values.dtype == np.bool_
+            value = min(MAX_SHARE, value * factor) if is_share else value * factor
+            metrics[name] = {**metric, "value": value}
+        lineage = {**(model.report.get("lineage") or {}), "weights_sha256": model.weights_sha256}
+        return {**model.report, "lineage": lineage, "metrics": metrics, "per_image": per_image}
+
+    def is_promoted(self, candidate: Report, champion: Report) -> bool:
+        """Whether every gate that compares the two passes."""
+        gates = difference_gates(candidate, champion, self.config, self.measured)
+        return all(gate.passed is True for gate in gates)
+
+    def distance(self, report: Report) -> float:
+        """The primary metric."""
+        return float(report["metrics"][self.primary]["value"])
+
+    def is_not_worse(self, candidate: Report, champion: Report) -> bool:
+        """The naive rule, which promotes every second equal model."""
+        return self.distance(candidate) <= self.distance(champion)
+
+    def run_trials(
+        self, plan: Plan, advance: Callable[[], object], *, is_spread_uncertain: bool = False
+    ) -> Trials:
+        """Judge equal and better retrains, each pair of models of its own.
+
+        Args:
+            plan: How much.
+            advance: Called after every trial.
+            is_spread_uncertain: Draw the true spread of each trial from what the measured one
+                leaves open, instead of taking the measured one as true.
+        """
+        gain = self.config.detectable_relative_gain
+        equal, better, gains, naive = [], [], [], 0
+        for index in range(plan.trials):
+            rng = np.random.default_rng([plan.seed, 0, index])
+            scale = self.draw_scale(rng) if is_spread_uncertain else {}
+            champion, candidate, improved = (
+                self.evaluate(self.draw_model(rng, one, scale), rng) for one in (0.0, 0.0, gain)
+            )
+            equal.append(self.is_promoted(candidate, champion))
+            better.append(self.is_promoted(improved, champion))
+            gains.append(1 - self.distance(candidate) / self.distance(champion))
+            naive += self.is_not_worse(candidate, champion)
+            advance()
+        return Trials(equal, better, gains, naive)
+
+    def run_rows(
+        self, plan: Plan, advance: Callable[[], object], *, is_spread_uncertain: bool = False
+    ) -> Rows:
+        """Judge rows of equal retrains, each row of models of its own; arguments as above."""
+        rows = Rows([], [])
+        for index in range(plan.rows):
+            rng = np.random.default_rng([plan.seed, 1, index])
+            scale = self.draw_scale(rng) if is_spread_uncertain else {}
+            models = [self.draw_model(rng, 0.0, scale) for _ in range(plan.retrains + 1)]
+            rows.gate.append(self._row(models, self.is_promoted, rng))
+            rows.naive.append(self._row(models, self.is_not_worse, rng))
+            advance()
+        return rows
+
+    def _row(
+        self,
+        models: Sequence[Model],
+        rule: Callable[[Report, Report], bool],
+        rng: np.random.Generator,
+    ) -> Row:
+        """The first model is champion; the others are candidates, one after the other."""
+        champion, row = self.evaluate(models[0], rng), Row([0.0])
+        start = recorded = self.distance(self.evaluate(models[0], rng))
+        scale = self.distance(self.reports[0])
+        for model in models[1:]:
+            candidate = self.evaluate(model, rng)
+            if rule(candidate, champion):
+                champion, row.num_promoted = candidate, row.num_promoted + 1
+                recorded = self.distance(self.evaluate(model, rng))
+            row.recorded.append((recorded - start) / scale)
+        return row
+
+
+@dataclass(frozen=True)
+class RealPair:
+    """Two real trainings of one recipe, judged against each other.
+
+    Attributes:
+        candidate: Seed of the one that is judged.
+        champion: Seed of the other.
+        gain: Measured, as a share of the champion's distance.
+        std_error: Of it, with the seeds' variance.
+        is_promoted: Whether every gate that compares them passed.
+    """
+
+    candidate: int
+    champion: int
+    gain: float
+    std_error: float
+    is_promoted: bool
+
+
+def judge_real_pairs(reports: Mapping[int, Report], config: JudgeConfig) -> list[RealPair]:
+    """All ordered pairs of real trainings by the real rule; none is better but for its seed.
+
+    The spread between seeds is measured on the other trainings, never on the two that are judged.
 
     Args:
-        pool: Images to draw from.
-        plan: How much.
-        config: The rule's settings; its margin is what the better models are better by.
-        advance: Called after every draw, 2 * draws in all.
+        reports: By seed, under one protocol, each with `per_image`.
+        config: The settings of the rule.
 
     Raises:
-        ValueError: When there are too few draws for that many trials or retrains.
+        DataError: When there are too few.
     """
-    if plan.draws * (plan.draws - 1) < plan.trials or plan.draws <= plan.retrains:
-        raise ValueError(
-            f"{plan.draws} draws are too few for {plan.trials} different pairs or "
-            f"{plan.retrains} retrains of a first model"
+    if len(reports) < MIN_REAL_MODELS:
+        raise DataError(
+            f"{len(reports)} trainings are too few: two are judged by the spread of at least two "
+            f"others; add seeds with `vivero seeds`"
         )
-    equal = list(_reports(pool, 0.0, plan.draws, plan.seed, advance))
-    figures = np.array([distance_of(report) for report in equal])
-    gain = config.detectable_relative_gain * float(figures.mean())
-    (real_share,) = spread_over_cores(partial(share_for_gain, pool), [gain])
-    better = list(_reports(pool, real_share, plan.draws, plan.seed + 1, advance))
-    places = _pairs(plan)
-    pairs = [(equal[ours], equal[theirs]) for ours, theirs in places]
-    betters = [(better[ours], equal[theirs]) for ours, theirs in places]
-    chains = [_Chain(equal, plan, config, index) for index in range(plan.chains)]
-    scale = float(figures.mean())
-    return Outcome(
-        equal=[_verdict(*pair, config) for pair in pairs],
-        better=[_verdict(*pair, config) for pair in betters],
-        naive=sum(_naive(*pair) for pair in pairs),
-        gains=(_gains(pairs, scale), _gains(betters, scale)),
-        true_gain=config.detectable_relative_gain,
-        real_share=real_share,
-        mean_distance=scale,
-        distance_std=float(figures.std(ddof=1)),
-        recorded=(
-            _mean_course([chain.gate for chain in chains], scale),
-            _mean_course([chain.naive for chain in chains], scale),
-        ),
-        recorded_changes=[chain.gate[-1] / scale for chain in chains],
-        changes=(
-            [chain.num_changes for chain in chains],
-            float(np.mean([chain.num_naive_changes for chain in chains])),
-        ),
+    return [_judge_pair(reports, *pair, config) for pair in permutations(reports, 2)]
+
+
+def _judge_pair(
+    reports: Mapping[int, Report], candidate: int, champion: int, config: JudgeConfig
+) -> RealPair:
+    others = {seed: made for seed, made in reports.items() if seed not in (candidate, champion)}
+    measured = Measurements(
+        spreads=spreads_for(measure_seed_variance("others", "", others), "", None)
+    )
+    pair = reports[candidate], reports[champion]
+    found: list[Difference] = list(differences(*pair, config, measured))
+    gates = difference_gates(*pair, config, measured)
+    unit = abs(float(pair[1]["metrics"][found[0].name]["value"]))
+    return RealPair(
+        candidate,
+        champion,
+        found[0].gain.value / unit,
+        found[0].gain.std_error / unit,
+        all(gate.passed is True for gate in gates),
     )
 
 
-def _pairs(plan: Plan) -> list[tuple[int, int]]:
-    """Different ordered pairs of different models."""
-    rng = np.random.default_rng([plan.seed, plan.draws])
-    codes = rng.choice(plan.draws * (plan.draws - 1), size=plan.trials, replace=False)
-    ours, others = codes // (plan.draws - 1), codes % (plan.draws - 1)
-    theirs = others + (others >= ours)
-    return [(int(one), int(two)) for one, two in zip(ours, theirs, strict=True)]
-
-
-class _Chain:
-    """Equal retrains in a row: who is champion, by the gate and by the naive rule."""
-
-    def __init__(
-        self, reports: Sequence[dict[str, Any]], plan: Plan, config: JudgeConfig, index: int
-    ) -> None:
-        order = np.random.default_rng([plan.seed, index]).permutation(len(reports))
-        start, candidates = reports[order[0]], order[1 : plan.retrains + 1]
-        champion = lowest = start
-        self.gate, self.naive = [0.0], [0.0]
-        self.num_changes = self.num_naive_changes = 0
-        for candidate in (reports[place] for place in candidates):
-            if _verdict(candidate, champion, config) == "promote":
-                champion, self.num_changes = candidate, self.num_changes + 1
-            if _naive(candidate, lowest):
-                lowest, self.num_naive_changes = candidate, self.num_naive_changes + 1
-            self.gate.append(distance_of(champion) - distance_of(start))
-            self.naive.append(distance_of(lowest) - distance_of(start))
-
-
-def share_for_gain(pool: Pool, gain: float) -> float:
-    """Share of real images that lowers the distance of the whole pool by gain.
-
-    Raises:
-        ValueError: When even real images alone gain less.
-    """
-    samples, held_out = pool.features[: pool.num_samples], pool.features[pool.num_samples :]
-    own, real = moments(samples), moments(held_out)
-    start = frechet_distance(pool.reference, own)  # this way round its root is computed once
-
-    def gained(share: float) -> float:
-        return start - frechet_distance(pool.reference, _mixture(own, real, share))
-
-    if gained(1.0) < gain:
-        raise ValueError(
-            f"real images are only {gained(1.0):.3g} better than the samples ({start:.4g}), and "
-            f"the margin is {gain:.3g}; lower judge.detectable_relative_gain"
-        )
-    low, high = 0.0, 1.0
-    for _ in range(SHARE_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if gained(middle) < gain else (low, middle)
-    return high
-
-
-def _mixture(first: Moments, second: Moments, share: float) -> Moments:
-    """Moments of images that are of the second kind with this probability."""
-    gap = second.mean - first.mean
-    covariance = (1 - share) * first.covariance + share * second.covariance
-    return Moments(
-        first.mean + share * gap, covariance + share * (1 - share) * torch.outer(gap, gap)
-    )
-
-
-def _reports(
-    pool: Pool, real_share: float, count: int, seed: int, advance: Callable[[], object]
-) -> Iterator[dict[str, Any]]:
-    def report(index: int) -> dict[str, Any]:
-        rng = np.random.default_rng([seed, index])
-        rows = rng.integers(pool.num_samples, size=pool.num_samples)
-        is_real = rng.random(pool.num_samples) < real_share
-        real = rng.integers(pool.num_samples, len(pool.features), size=pool.num_samples)
-        return drawn_report(pool, np.where(is_real, real, rows))
-
-    for made in spread_over_cores(report, range(count)):
-        advance()
-        yield made
-
-
-def drawn_report(pool: Pool, rows: np.ndarray) -> dict[str, Any]:
-    """The report on a model that made these images of the pool."""
-    found = frechet_influence(pool.features[torch.from_numpy(rows)], pool.reference)
-    metrics = {DISTANCE: _metric(found.distance, found.std_error, len(rows), "lower")}
-    per_image = {DISTANCE: found.values.numpy().astype(np.float32)}
-    for name, marked in pool.shares.items():
-        hits = marked[rows]
-        share = share_estimate(int(hits.sum()), len(rows))
-        better = "higher" if name.startswith("label_agreement.") else "lower"
-        metrics[name] = _metric(share.value, share.std_error, share.n, better)
-        per_image[name] = hits
-    return {
-        "protocol": {"hash": "simulated", "compulsory": ["frechet_distance"]},
-        "lineage": dict.fromkeys(("data_digest", "params_sha256", "weights_sha256"), "simulated"),
-        "metrics": metrics,
-        "per_image": per_image,
-    }
-
-
-def _metric(value: float, std_error: float, n: int, better: str) -> dict[str, Any]:
-    # The floor stands for a model that keeps the absolute limits: what is looked at is differences.
-    return {"value": value, "std_error": std_error, "n": n, "better": better, "floor": value}
-
-
-def distance_of(report: dict[str, Any]) -> float:
-    """The primary figure of a simulated report."""
-    return float(report["metrics"][DISTANCE]["value"])
-
-
-def _verdict(candidate: dict[str, Any], champion: dict[str, Any], config: JudgeConfig) -> str:
-    untimed = config.model_copy(update={"latency_budget_s": 0.0})  # a draw has no time per image
-    return judge(candidate, champion, untimed).verdict
-
-
-def _naive(candidate: dict[str, Any], champion: dict[str, Any]) -> bool:
-    return distance_of(candidate) <= distance_of(champion)
-
-
-def _gains(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], scale: float) -> list[float]:
-    return [(distance_of(theirs) - distance_of(ours)) / scale for ours, theirs in pairs]
-
-
-def _mean_course(courses: Sequence[list[float]], scale: float) -> list[float]:
-    return [float(value) / scale for value in np.mean(courses, axis=0)]
-
-
-def power(true_gain: float, std_error: float, config: JudgeConfig) -> float:
-    """Probability that a model better by true_gain promotes by the primary figure alone.
+def power(true_gain: float, image_error: float, spread: SeedSpread, config: JudgeConfig) -> float:
+    """Probability that a retraining better by true_gain promotes, by the primary metric alone.
 
     Args:
         true_gain: As a share of the champion's distance.
-        std_error: Of the measured gain, as such a share.
-        config: The rule's settings.
+        image_error: Standard error of the measured gain from the images, as such a share.
+        spread: Between seeds.
+        config: The settings of the rule.
     """
-    needed = NORMAL.inv_cdf((1 + config.superiority_confidence) / 2) * std_error
-    return NORMAL.cdf((true_gain - max(needed, config.min_relative_gain)) / std_error)
+    images = Gain(true_gain, image_error, 1, is_paired=True)
+    gain = add_seed_variance(images, 1.0 - true_gain, 1.0, spread)
+    if not gain.std_error:
+        return float(true_gain >= config.min_relative_gain and true_gain > 0)
+    needed = gain.quantile((1 + config.superiority_confidence) / 2) * gain.std_error
+    over = (true_gain - max(needed, config.min_relative_gain)) / gain.std_error
+    return float(stats.norm.cdf(over))

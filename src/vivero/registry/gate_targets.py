@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vivero.evaluation.intervals import mean_estimate, share_estimate
-from vivero.registry.gate_simulation import Outcome, Plan
+from vivero.registry.gate_simulation import Plan, RealPair, Rows, Trials
 
 MAX_FALSE_PROMOTIONS, MIN_POWER = 0.05, 0.8
-MAX_RATCHET = 0.01  # of the champion's figure, in as many retrains as are simulated
+MAX_RATCHET = 0.01  # of the champion's distance, in as many retrains as are simulated
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,11 @@ class Target:
     Attributes:
         what: In words.
         found: A share.
-        low: Lower end of its 95 % interval, as if trials were independent.
+        low: Lower end of its 95 % interval; trials and rows are independent.
         high: Upper end.
         at_least: Least value that is asked for; None = no such limit.
         at_most: Greatest value.
-        n: Trials or chains.
+        n: Trials or rows.
     """
 
     what: str
@@ -49,23 +48,35 @@ class Target:
         return ", ".join([*least, *most])
 
 
-def targets(outcome: Outcome, plan: Plan) -> list[Target]:
-    """False promotions, power, and what a row of equal retrains does to the champion's figure."""
-    row = f"after {plan.retrains} equal retrains"
-    return [
-        _share("equal models promoted", outcome.equal, None, MAX_FALSE_PROMOTIONS),
-        _share(f"better by {outcome.true_gain:.0%} promoted", outcome.better, MIN_POWER, None),
-        _mean(f"champion's recorded figure {row}, change", outcome.recorded_changes),
-    ]
+def target_of_equal(trials: Trials) -> Target:
+    """How often another seed of the same recipe may be promoted."""
+    return _share("equal retrain: promoted", trials.equal, None, MAX_FALSE_PROMOTIONS)
+
+
+def target_of_better(trials: Trials, gain: float) -> Target:
+    """How often a recipe that is better by the gain must be promoted."""
+    return _share(f"retrain better by {gain:.0%}: promoted", trials.better, MIN_POWER, None)
+
+
+def target_of_rows(rows: Rows, plan: Plan) -> Target:
+    """What a row of equal retrains may do to the champion's recorded distance."""
+    what = f"{plan.retrains} equal retrains: change of the champion's recorded distance"
+    return _mean(what, [row.recorded[-1] for row in rows.gate])
+
+
+def target_of_pairs(pairs: Sequence[RealPair]) -> Target:
+    """How often a real training may be promoted over another seed of its recipe."""
+    promoted = [pair.is_promoted for pair in pairs]
+    return _share("another seed, really trained: promoted", promoted, None, MAX_FALSE_PROMOTIONS)
 
 
 def _share(
-    what: str, verdicts: Sequence[str], at_least: float | None, at_most: float | None
+    what: str, promoted: Sequence[bool], at_least: float | None, at_most: float | None
 ) -> Target:
-    found = share_estimate(list(verdicts).count("promote"), len(verdicts))
+    found = share_estimate(sum(promoted), len(promoted))
     return Target(what, found.value, found.low, found.high, at_least, at_most, found.n)
 
 
 def _mean(what: str, changes: Sequence[float]) -> Target:
-    found = mean_estimate(torch.from_numpy(np.asarray(changes)))
+    found = mean_estimate(torch.tensor(changes, dtype=torch.float64))
     return Target(what, found.value, found.low, found.high, -MAX_RATCHET, MAX_RATCHET, found.n)
