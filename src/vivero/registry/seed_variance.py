@@ -25,8 +25,7 @@ from vivero.registry.differences import MEASURE_SEEDS, gain_of
 from vivero.training.fingerprint import SETTINGS_WITHOUT_EFFECT
 
 MAX_FILE_BYTES = 4_000_000
-OF_THE_RECIPE = {"sampling", "initial_model"}  # which images are judged, and where it starts
-WITHOUT_EFFECT = (SETTINGS_WITHOUT_EFFECT - OF_THE_RECIPE) | {"seed"}
+WITHOUT_EFFECT = (SETTINGS_WITHOUT_EFFECT - {"initial_model"}) | {"seed"}
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Digest = Annotated[str, Field(max_length=200)]
@@ -90,10 +89,11 @@ def recipe_sha256(params: Mapping[str, Any]) -> str:
     Args:
         params: The blocks of params.yaml as plain values.
     """
-    settings = {
-        name: value for name, value in params["train"].items() if name not in WITHOUT_EFFECT
-    }
-    return sha256_of_json(_comparable(settings))
+    training = dict(params["train"])
+    sampling = training.pop("sampling", None)  # where older settings have it
+    settings = {name: value for name, value in training.items() if name not in WITHOUT_EFFECT}
+    recipe = {"train": settings, "sampling": params.get("sampling", sampling)}
+    return sha256_of_json(_comparable(recipe))
 
 
 def recipe_of(config: Config) -> str:
