@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from vivero.tracking.server import is_reachable
-
 
 @functools.cache
 def empty_store() -> bytes:
@@ -67,8 +65,10 @@ class Server:
                 command, cwd=self.folder, env=env, start_new_session=True,
                 stdout=output, stderr=output,
             )  # fmt: skip
+        from vivero.tracking.store import find_fault  # imports MLflow, which takes seconds
+
         deadline = time.monotonic() + patience_s
-        while not is_reachable(self.uri):
+        while find_fault(self.uri) is not None:
             assert self._process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.2)

@@ -2,28 +2,28 @@
 
 import os
 import shutil
-import socket
 import sys
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
+from vivero.cli.waiting import shown_waiting
 from vivero.config.environment import read_environment, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, data_dir, project_dir
 from vivero.errors import ViveroError
+from vivero.tracking.server import is_server, without_credentials
 
 MIN_FREE_BYTES = 3_000_000_000
 MIN_MEMORY_BYTES = 3_000_000_000
-PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -147,17 +147,17 @@ def images(root: Path) -> Finding:
 def tracking(root: Path) -> Finding:
     """MLflow: the embedded store, or a server that answers."""
     uri = tracking_uri(root)
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return Finding("MLflow", "ok", f"embedded ({parts.scheme} in this folder)")
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    shown = f"{parts.scheme}://{address[0]}:{address[1]}"
-    try:
-        socket.create_connection(address, timeout=PROBE_TIMEOUT_S).close()
-    except OSError as error:
-        advice = "start it, or unset MLFLOW_TRACKING_URI; training goes on without and sends later"
-        return Finding("MLflow", "note", f"{shown} does not answer: {error}", advice)
-    return Finding("MLflow", "ok", f"{shown} answers")
+    if not is_server(uri):
+        return Finding("MLflow", "ok", f"embedded ({urlsplit(uri).scheme} in this folder)")
+    from vivero.tracking.store import find_fault  # takes seconds
+
+    with shown_waiting("asking MLflow"):
+        fault = find_fault(uri)
+    if fault is None:
+        return Finding("MLflow", "ok", f"{without_credentials(uri)} answers")
+    found = f"{fault.what}: {fault.cause}" if fault.cause else fault.what
+    advice = f"{fault.advice}; training goes on without it and sends later"
+    return Finding("MLflow", "note", found, advice)
 
 
 def inception(_root: Path) -> Finding:

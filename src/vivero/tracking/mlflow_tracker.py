@@ -13,7 +13,7 @@ from vivero.config.environment import tracking_uri
 from vivero.errors import TrackingError
 from vivero.tracking.energy import EnergyMeter
 from vivero.tracking.journal import Entry, Journal
-from vivero.tracking.server import is_reachable, without_credentials
+from vivero.tracking.server import is_server, without_credentials
 from vivero.tracking.system import SystemSampler
 from vivero.tracking.tracker import RunIds, RunSpec, RunStatus, Tracker
 
@@ -42,12 +42,17 @@ def open_tracker(root: Path, spec: RunSpec, gpu_uuids: Sequence[str] = ()) -> Tr
         A running tracker; close it.
     """
     uri = tracking_uri(root)
-    if not is_reachable(uri):
-        log.warning(
-            "MLflow at %s does not answer; the training goes on, everything is recorded in %s "
-            "and sent when MLflow is back, at the latest by `vivero run` (stage register)",
-            without_credentials(uri), spec.journal_path,
-        )  # fmt: skip
+    if is_server(uri):
+        from vivero.tracking.store import find_fault  # takes seconds
+
+        fault = find_fault(uri)
+        if fault is not None:
+            log.warning(
+                "%s; the training goes on, everything is recorded in %s and sent when MLflow is "
+                "back, at the latest by `vivero run` (stage register). %s.%s",
+                fault.what, spec.journal_path, fault.advice,
+                f" Reported: {fault.cause}" if fault.cause else "",
+            )  # fmt: skip
     return MlflowTracker(root, spec, gpu_uuids)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +16,7 @@ from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.paths import tracking_root
 from vivero.errors import TrackingError
 from vivero.integrity.records import shown
-from vivero.tracking.server import is_reachable, without_credentials
+from vivero.tracking.server import is_server, without_credentials
 
 # MLflow's own defaults wait about four minutes for a dead server, per call. What a person set
 # in the environment wins, but for the pickles.
@@ -33,13 +34,101 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 import mlflow  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
-from requests.exceptions import RequestException  # noqa: E402
+from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
+from mlflow.utils.rest_utils import http_request  # noqa: E402
+from requests.exceptions import ProxyError, RequestException, SSLError  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 LOCK_TIMEOUT_S = 120.0
 MAX_FILTER_CHARACTERS = 500
 
+PROBE_TIMEOUT_S = 5.0
+REFUSED, PROXY_REFUSES = (401, 403), 407
+ADDRESS = (
+    "Correct or unset MLFLOW_TRACKING_URI (without it an sqlite file in the repository is used)"
+)
+SIGN_IN = (
+    "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what "
+    "the server knows"
+)
+PROXY = "Correct HTTP_PROXY or HTTPS_PROXY, or name the server in NO_PROXY"
+CERTIFICATE = "Set MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE to what signed it"
+
 REFUSALS = (MlflowException, RequestException, SQLAlchemyError, OSError)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a server cannot be used.
+
+    Attributes:
+        what: What was found, with the address.
+        advice: What to do.
+        cause: What the network, the proxy or the server reported; empty when `what` says it.
+    """
+
+    what: str
+    advice: str
+    cause: str = ""
+
+    @property
+    def message(self) -> str:
+        """All of it, for an error."""
+        cause = f" Reported: {self.cause}" if self.cause else ""
+        return f"{self.what}. {self.advice}, then run the same command again.{cause}"
+
+
+def find_fault(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> Fault | None:
+    """Ask a server once; None when it can be used.
+
+    MLflow's own client asks a real question, so proxies, certificates, users and tokens count as
+    they do for every later call, from the same variables. An sqlite file is always there, and a
+    database is asked by MLflow itself.
+    """
+    if not is_server(uri):
+        return None
+    where = f"MLflow at {without_credentials(uri)}"
+    try:
+        answer = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "POST",
+            json={"max_results": 1},
+            timeout=timeout_s,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except (MlflowException, RequestException, OSError) as error:
+        return _fault_of_network(where, error, uri)
+    what = f"{where} answers with status {answer.status_code}"
+    if answer.status_code in REFUSED:
+        return Fault(f"{what} and refuses the user", SIGN_IN)
+    if answer.status_code == PROXY_REFUSES:
+        return Fault(f"the proxy before {where} wants a user", PROXY)
+    if not answer.ok:
+        return Fault(what, ADDRESS)
+    try:
+        is_mlflow = isinstance(answer.json(), dict)
+    except ValueError:
+        is_mlflow = False
+    return None if is_mlflow else Fault(f"{where} answers, but not as an MLflow server", ADDRESS)
+
+
+def _fault_of_network(where: str, error: Exception, uri: str) -> Fault:
+    """The fault, from what requests raised below MLflow's own error."""
+    below: BaseException = error
+    while not isinstance(below, RequestException) and below.__context__ is not None:
+        below = below.__context__
+    reason = getattr(below.args[0] if below.args else below, "reason", below)
+    lines = without_password(str(reason), uri).splitlines() or [type(below).__name__]
+    cause = lines[0].rpartition(": ")[2].rstrip("')")
+    if isinstance(below, SSLError):
+        return Fault(f"the certificate of {where} is not trusted", CERTIFICATE, cause)
+    if isinstance(below, ProxyError):
+        return Fault(f"the proxy before {where} does not lead there", PROXY, cause)
+    return Fault(
+        f"{where} does not answer", f"Start it, or {ADDRESS[0].lower()}{ADDRESS[1:]}", cause
+    )
 
 
 def open_client(root: Path) -> MlflowClient:
@@ -49,8 +138,9 @@ def open_client(root: Path) -> MlflowClient:
         TrackingError: When the server does not answer.
     """
     uri = tracking_uri(root)
-    if not is_reachable(uri):
-        raise TrackingError(unreachable(uri))
+    fault = find_fault(uri)
+    if fault is not None:
+        raise TrackingError(fault.message)
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with refusals(uri):
@@ -155,15 +245,6 @@ def refusals(uri: str) -> Iterator[None]:
             f"{reason[0] if reason else type(error).__name__}. Check it with `vivero doctor`, "
             f"then run the same command again; nothing recorded locally is lost"
         ) from error
-
-
-def unreachable(uri: str) -> str:
-    """What to say when nobody answers at uri."""
-    return (
-        f"MLflow at {without_credentials(uri)} does not answer. Start it, or correct or unset "
-        f"MLFLOW_TRACKING_URI (without it an sqlite file in the repository is used), then run "
-        f"the same command again"
-    )
 
 
 def without_password(text: str, uri: str) -> str:
