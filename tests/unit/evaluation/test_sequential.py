@@ -52,6 +52,46 @@ def test_the_capital_is_that_of_a_plain_loop():
         variance = variance_sum / (number + 1)
 
 
+@pytest.mark.parametrize("num_before", [0, 3, 200, 1500])
+def test_a_bet_is_placed_before_its_outcome_is_known(num_before: int):
+    """The factor that an outcome x puts on the capital is 1 + bet (x - m), with one bet for all x.
+
+    After hundreds of outcomes the bet is below its cap, so that its size depends on the past.
+    """
+    before = np.random.default_rng(0).choice([-2.0, 0.1, 2.0], size=num_before, p=[0.1, 0.8, 0.1])
+    outcomes = np.array([-2.0, -0.7, 0.4, 2.0])
+    scores = np.array([[*before, outcome] for outcome in outcomes])
+    capital = np.exp(log_capital(scores, 2.0, np.array([0.1]), 0.05))[:, :, 0]
+    last = capital[..., -1] / (capital[..., -2] if num_before else 1.0)
+    for side, sign in ((last[0], 1), (last[1], -1)):
+        bets = sign * (side - 1) / ((outcomes - 0.1) / 4)
+        assert bets == pytest.approx(bets[0])
+        assert 0 < bets[0] <= 0.75 + 1e-9
+    assert num_before < 1000 or bets[0] < 0.5
+
+
+def test_no_outcome_changes_what_was_before_it():
+    scores = np.random.default_rng(0).uniform(-2, 2, size=300)
+    other = np.concatenate([scores[:200], -scores[200:]])
+    both = log_capital(np.stack([scores, other]), 2.0, np.array([0.0]), 0.05)
+    assert (both[:, 0, :, :200] == both[:, 1, :, :200]).all()
+    assert (both[:, 0, :, 200] != both[:, 1, :, 200]).all()
+
+
+def test_a_score_is_centred_by_earlier_outcomes_alone():
+    """Good instead of bad moves a score by the whole weight of its side, and no earlier score."""
+    who, good = drawn(0.6, 0.7, 50, share=0.2)
+    for place in (0, 1, 49):
+        scores = []
+        for outcome in (True, False):
+            changed = good.copy()
+            changed[place] = outcome
+            scores.append(difference_scores(who, changed, 0.2))
+        weight = 1 / 0.2 if who[place] else -1 / 0.8
+        assert scores[0][place] - scores[1][place] == pytest.approx(weight)
+        assert (scores[0][:place] == scores[1][:place]).all()
+
+
 def test_a_fair_bet_expects_nothing():
     """Over all 2^10 coin sequences the mean capital is exactly 1 when m is the mean."""
     sequences = np.array(np.meshgrid(*[[0.0, 1.0]] * 10)).reshape(10, -1).T
