@@ -1,12 +1,13 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume prove-flows prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
+.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume mutants prove-flows prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
 
 VENV := .venv
 PYTHON ?= python3
 KILLS ?= 20
 OBJECTS ?= 200
 FAULTS ?= 300
+MUTANTS ?= 40
 # Relative, and never a script of .venv/bin: their first lines do not work in every folder.
 RUN := $(VENV)/bin/python
 VIVERO := $(RUN) -m vivero.cli.app
@@ -85,6 +86,9 @@ services-down: setup  ## end what `make services` started, and nothing else
 
 prove-services: setup  ## runs on real services, each of which is killed in the middle of one
 	@$(RUN) -m tests.proofs.prove_services
+
+mutants: setup  ## break the code in declared and MUTANTS random places: the tests notice each one
+	@MUTANTS=$(MUTANTS) SEED=$(SEED) $(BIN)/python -m tests.mutants
 
 prove-flows: setup  ## kill runs at CELLS places of the matrix, after SKIP, and compare what comes of them
 	@$(RUN) -m tests.proofs.prove_flows

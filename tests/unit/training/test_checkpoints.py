@@ -52,6 +52,44 @@ def test_keeps_the_newest_only(store: CheckpointStore):
     assert sorted(p.name for p in store.folder.iterdir()) == ["0000000128", "0000000192"]
 
 
+def save_validated(store: CheckpointStore, images_seen: int, loss: float) -> Path:
+    facts = {"images_seen": images_seen, "validation_loss": loss}
+    store.save(images_seen, tensors(images_seen), facts)
+    return store.folder / f"{images_seen:010d}"
+
+
+def test_the_best_one_stays_beside_the_newest(tmp_path: Path):
+    store = CheckpointStore(tmp_path / "fingerprint", keep=1)
+    for images_seen, loss in ((64, 0.5), (128, 0.1), (192, 0.4), (256, 0.3)):
+        save_validated(store, images_seen, loss)
+    assert sorted(p.name for p in store.folder.iterdir()) == ["0000000128", "0000000256"]
+    best = store.best()
+    assert best is not None
+    assert best.facts["images_seen"] == 128
+
+
+def test_a_damaged_best_one_leaves_the_next_best(store: CheckpointStore, caplog):
+    save_validated(store, 64, 0.3)
+    (save_validated(store, 128, 0.1) / "weights.safetensors").write_bytes(b"cut")
+    best = store.best()
+    assert best is not None
+    assert best.facts["images_seen"] == 64
+    assert "the best checkpoint, 0000000128, is damaged" in caplog.text
+
+
+def test_without_a_validated_one_there_is_no_best(store: CheckpointStore):
+    save(store, 64)
+    assert store.best() is None
+
+
+@pytest.mark.parametrize("name", ["weights", "optimizer"])
+def test_a_checkpoint_without_a_required_file_is_damaged(store, caplog, name: str):
+    rest = {file: values for file, values in tensors(1.0).items() if file != name}
+    store.save(64, rest, {"images_seen": 64})
+    assert store.newest() is None
+    assert "manifest.json should name" in caplog.text
+
+
 def test_an_empty_folder_has_none(store: CheckpointStore, caplog):
     assert store.newest() is None
     assert not caplog.records

@@ -10,6 +10,7 @@ import torch
 
 from tests.unit.training.tiny_run import tiny_run
 from vivero.errors import CheckpointError
+from vivero.training.state import Best
 
 REPOSITORY = Path(__file__).parents[3]
 SHORT = {"total_images": 24, "checkpoint_every_images": 24}
@@ -86,6 +87,36 @@ def test_another_kind_of_processor_is_labelled(trained: Path):
     assert process.returncode == 0, process.stderr[-2000:]
     here = torch.backends.cpu.get_cpu_capability()
     assert NOT_EXACT.format(f"cpu capability {here} -> DEFAULT)") in process.stderr
+
+
+def saved_with(folder: Path, **facts: object) -> None:
+    """Save the newest checkpoint again with other facts."""
+    store = tiny_run(folder, **SHORT).outlets.store
+    newest = store.newest()
+    assert newest is not None
+    store.save(24, newest.tensors, {**newest.facts, **facts})
+
+
+def test_the_best_moment_and_an_early_stop_are_restored(trained: Path):
+    saved_with(trained, best={"loss": 0.25, "images_seen": 16}, has_stopped_early=True)
+    state = tiny_run(trained, **SHORT).state
+    assert state.best == Best(0.25, 16)
+    assert state.has_stopped_early
+
+
+def test_without_a_validation_there_is_no_best_moment(trained: Path):
+    saved_with(trained, best=None)
+    assert tiny_run(trained, **SHORT).state.best == Best()
+
+
+@pytest.mark.parametrize(("values", "expected"), [([5.0], 5.0), ([1.0, 2.0, 6.0], 3.0)])
+def test_the_sums_of_another_number_of_processes_are_shared(trained: Path, values, expected):
+    sums = dict.fromkeys(("loss", "gradient_norm", "usual_loss"), values)
+    tally = {"num_steps": 2, "terms": {}, **sums}
+    saved_with(trained, tally=tally)
+    found = tiny_run(trained, **SHORT).state.tally
+    assert found.num_steps == 2
+    assert float(found.loss) == float(found.gradient_norm) == float(found.usual_loss) == expected
 
 
 def test_a_checkpoint_of_another_version_says_what_to_do(trained: Path):

@@ -1,0 +1,1 @@
+"""Mutations of the code that the tests must notice: `make mutants`."""
