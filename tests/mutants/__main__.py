@@ -4,7 +4,7 @@ Runs the declared mutations and MUTANTS automatic ones that SEED draws. Each mut
 a copy of the repository, where the tests of its file run until the first one fails. Writes
 work/mutants.json. The exit code is 1 when a mutation survives, 2 when the tests fail without one.
 
-Environment: MUTANTS (40), SEED (drawn and printed), ONLY (a part of the name), TIMEOUT_S (300).
+Environment: MUTANTS (40), SEED (drawn and printed), ONLY (a part of the name or file), TIMEOUT_S (300).
 """
 
 import os
@@ -151,7 +151,7 @@ def main() -> int:
     only = os.environ.get("ONLY") or ""
     timeout_s = float(os.environ.get("TIMEOUT_S") or 300)
     every = [*load_declared(), *automatic_mutations(count, seed)]
-    chosen = [mutation for mutation in every if only in mutation.name]
+    chosen = [one for one in every if only in one.name or only in one.file]
     with tempfile.TemporaryDirectory(prefix="vivero-mutants-") as name:
         folder = Path(name)
         copy_tree(folder)
