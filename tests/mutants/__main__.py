@@ -4,13 +4,15 @@ Runs the declared mutations and MUTANTS automatic ones that SEED draws. Each mut
 a copy of the repository, where the tests of its file run until the first one fails. Writes
 work/mutants.json. The exit code is 1 when a mutation survives, 2 when the tests fail without one.
 
-Environment: MUTANTS (40), SEED (drawn and printed), ONLY (a part of the name or file), TIMEOUT_S (300).
+Environment: MUTANTS (40), SEED (drawn and printed), ONLY (a part of the name or file),
+TIMEOUT_S (300).
 """
 
 import os
 import random
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,8 +99,8 @@ def run_tests(
     )
     try:
         output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+    except BaseException:  # also Ctrl-C: a session of its own gets no signal of the terminal
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
     return subprocess.CompletedProcess(command, process.returncode, output, "")
@@ -146,6 +148,7 @@ def report(outcomes: Sequence[Outcome], seed: int) -> None:
 
 def main() -> int:
     """Try all mutations that are asked for."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     count = int(os.environ.get("MUTANTS") or 40)
     seed = int(os.environ.get("SEED") or secrets.randbelow(1_000_000))
     only = os.environ.get("ONLY") or ""
