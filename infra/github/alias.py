@@ -42,7 +42,7 @@ def _reason(given: dict[str, str]) -> str:
 def _checked(name: str, given: dict[str, str]) -> str:
     form, meaning = FORMS[name]
     value = given.get(name.partition(" ")[0], "")
-    if not re.fullmatch(form, value):
+    if not re.fullmatch(form, value) or not value.isprintable():
         raise ValueError(f"{name} must be {meaning}; got {value!r}")
     return value
 

@@ -15,45 +15,40 @@ from pathlib import Path
 from typing import Any
 
 from infra.github.commits import BOT, git
-from infra.github.markdown import MARK, ReportError, render
+from infra.github.markdown import MARK, render
 from infra.github.outputs import set_outputs
+from infra.github.records import (
+    RecordError,
+    WorkflowRun,
+    parse_workflow_run,
+    read_file,
+    read_object,
+)
 
 BRANCH = "ci-images"
-MAX_PICTURE_BYTES, MAX_REPORT_BYTES = 2_000_000, 262_144
+MAX_PICTURE_BYTES, MAX_REPORT_BYTES, MAX_EVENT_BYTES = 2_000_000, 262_144, 10_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_picture(folder: Path) -> bytes:
-    """The sample grid, held to its size and kind.
+    """The sample grid, if it has the size and the kind that it may have.
 
     Raises:
-        ReportError: When it is no PNG, or too big.
+        RecordError: When it is no PNG, a link, or too large.
     """
-    path = folder / "grid.png"
-    if path.is_symlink() or path.stat().st_size > MAX_PICTURE_BYTES:
-        raise ReportError(f"grid.png is no file of at most {MAX_PICTURE_BYTES} bytes")
-    content = path.read_bytes()
+    content = read_file(folder / "grid.png", MAX_PICTURE_BYTES)
     if not content.startswith(PNG):
-        raise ReportError("grid.png is no PNG")
+        raise RecordError("grid.png is no PNG")
     return content
 
 
-def read_report(folder: Path) -> dict[str, object]:
+def read_report(folder: Path) -> dict[str, Any]:
     """report.json as a dictionary; its fields are checked where they are shown.
 
     Raises:
-        ReportError: When it is too big or no JSON object.
+        RecordError: When it is a link, too large, or no JSON object.
     """
-    path = folder / "report.json"
-    if path.is_symlink() or path.stat().st_size > MAX_REPORT_BYTES:
-        raise ReportError(f"report.json is no file of at most {MAX_REPORT_BYTES} bytes")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError("report.json is no JSON") from error
-    if not isinstance(report, dict):
-        raise ReportError("report.json is no object")
-    return report
+    return read_object(folder / "report.json", MAX_REPORT_BYTES)
 
 
 def publish(picture: bytes, name: str, remote: str) -> None:
@@ -87,12 +82,11 @@ def _gh(*arguments: str, body: dict[str, str] | None = None) -> str:
     return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
 
 
-def find_pull_request(run: dict[str, Any], repository: str) -> int | None:
+def find_pull_request(run: WorkflowRun, repository: str) -> int | None:
     """Number of the open pull request whose head a run of ci tested; None when it moved on."""
-    head = f"{run['head_repository']['owner']['login']}:{run['head_branch']}"
-    query = ["-f", "state=open", "-f", f"head={head}"]
+    query = ["-f", "state=open", "-f", f"head={run.head}"]
     found = json.loads(_gh("api", "--method", "GET", f"repos/{repository}/pulls", *query))
-    numbers = [pull["number"] for pull in found if pull["head"]["sha"] == run["head_sha"]]
+    numbers = [pull["number"] for pull in found if pull["head"]["sha"] == run.head_sha]
     return int(numbers[0]) if numbers else None
 
 
@@ -111,8 +105,8 @@ def post(text: str, number: int, repository: str) -> None:
 
 
 def _show(action: str, folder: Path) -> None:
-    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
-    run, repository = event["workflow_run"], os.environ["GITHUB_REPOSITORY"]
+    event = read_object(Path(os.environ["GITHUB_EVENT_PATH"]), MAX_EVENT_BYTES)
+    run, repository = parse_workflow_run(event), os.environ["GITHUB_REPOSITORY"]
     number = find_pull_request(run, repository)
     if number is None:
         sys.stdout.write("comment: the pull request is closed or has newer commits: nothing said\n")
@@ -120,10 +114,10 @@ def _show(action: str, folder: Path) -> None:
     server, name = os.environ["GITHUB_SERVER_URL"], f"pull-request-{number}.png"
     if action == "publish-grid":
         publish(read_picture(folder), name, f"{server}/{repository}")
-        url = f"{server}/{repository}/blob/{BRANCH}/{name}?raw=true&run={run['id']}"
+        url = f"{server}/{repository}/blob/{BRANCH}/{name}?raw=true&run={run.run_id}"
         set_outputs({"picture_url": url})
         return
-    text = render(read_report(folder), os.environ.get("PICTURE_URL") or None, run["html_url"])
+    text = render(read_report(folder), os.environ.get("PICTURE_URL") or None, run.html_url)
     post(text, number, repository)
 
 
@@ -131,7 +125,7 @@ def main() -> None:
     """Show a report; 1 = it is refused, or GitHub or git refused."""
     try:
         _show(sys.argv[1], Path(sys.argv[2]))
-    except (ReportError, OSError) as error:
+    except (RecordError, OSError) as error:
         sys.exit(f"comment: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"comment: `{' '.join(error.cmd[:3])}` failed: {error.stderr.strip()}")

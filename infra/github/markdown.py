@@ -4,18 +4,18 @@ Standard library only. The report was written by the code of the pull request: e
 number is held to its form before it is shown, and nothing else of it is.
 """
 
-import math
 import re
 from typing import Any
 
+from infra.github.records import COMMIT, RecordError, is_number
+
 MAX_METRICS = 60
-NAME, COMMIT = re.compile(r"[a-z0-9_.-]{1,60}"), re.compile(r"[0-9a-f]{40}")
+NAME = re.compile(r"[a-z0-9_.-]{1,60}")
 VERDICTS = ("promote", "champion", "hold", "reject", "first")
 MARK = "<!-- vivero pull-request report -->"
 
 
-class ReportError(ValueError):
-    """The report is not of its form; nothing of it is shown."""
+ReportError = RecordError  # nothing of the report is shown
 
 
 def render(report: dict[str, Any], picture_url: str | None, run_url: str) -> str:
@@ -53,7 +53,7 @@ def _side(side: Any, *, may_be_missing: bool = False) -> Any:
     for name, metric in side["metrics"].items():
         _hold_metric_to_its_form(name, metric)
     seconds = side.get("seconds")
-    if not isinstance(seconds, dict) or not all(_is_number(value) for value in seconds.values()):
+    if not isinstance(seconds, dict) or not all(map(is_number, seconds.values())):
         raise ReportError("a side of the report has no times")
     return side
 
@@ -63,14 +63,10 @@ def _hold_metric_to_its_form(name: str, metric: Any) -> None:
     if (
         not NAME.fullmatch(name)
         or not isinstance(metric, dict)
-        or not all(_is_number(metric.get(field)) for field in numbers)
+        or not all(is_number(metric.get(field)) for field in numbers)
         or metric.get("better") not in ("lower", "higher")
     ):
         raise ReportError("a figure of the report is not of its form")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _table(head: dict[str, Any], base: dict[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ what GITHUB_TOKEN pushes, so nothing can go round in circles; ci is then asked f
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any
 
 from infra.github.branches import alarm_branch, is_on_remote, run_branch
 from infra.github.commits import commit_file, git
+from infra.github.records import RecordError, parse_gates, read_file, read_object
 
 SAME = "champion"  # the retraining made the champion's own weights again
 PASSED = ("promote", "first", SAME)
 FILES = {"dvc.lock": 1_000_000, "data.dvc": 10_000}  # and their largest size, bytes
-TEXT = re.compile(r"[^\x00-\x1f\x7f`<>\[\]|@]{1,300}")
+MAX_RECORD_BYTES = 1_000_000
 
 
-class ProposalError(ValueError):
-    """What was handed over is not what a training leaves."""
+ProposalError = RecordError  # nothing is proposed
 
 
 def propose(root: Path, folder: Path, run_id: str, alarm_key: str = "") -> str | None:
@@ -40,24 +39,22 @@ def propose(root: Path, folder: Path, run_id: str, alarm_key: str = "") -> str |
         The branch; None when the gates said no, or nothing changed.
 
     Raises:
-        ProposalError: When a file, the run or the alarm is missing, too big or not of its form.
+        RecordError: When a file, the run or the alarm is too large or not of its form.
     """
-    verdict = _read(folder / "verdict.json")
+    verdict = read_object(folder / "verdict.json", MAX_RECORD_BYTES)
     if verdict.get("verdict") not in PASSED:
         return None
     try:
         branch = alarm_branch(alarm_key) if alarm_key else run_branch(run_id)
     except ValueError as error:
         raise ProposalError(str(error)) from error
+    body = describe(verdict, read_object(folder / "registered.json", MAX_RECORD_BYTES))
     for name, limit in FILES.items():
-        if (folder / name).is_symlink() or (folder / name).stat().st_size > limit:
-            raise ProposalError(f"{name} is no file of at most {limit} bytes")
-        shutil.copyfile(folder / name, root / name)
+        (root / name).write_bytes(read_file(folder / name, limit))
     if not any([commit_file(root, name) for name in ("data.dvc", "dvc.lock")]):
         return None
     if not is_on_remote(root, branch):
         git(root, "push", "--quiet", operands=["origin", f"HEAD:refs/heads/{branch}"])
-    body = describe(verdict, _read(folder / "registered.json"))
     _open_pull_request(root, branch, title(verdict), body)
     return branch
 
@@ -76,9 +73,8 @@ def describe(verdict: dict[str, Any], registered: dict[str, Any]) -> str:
         raise ProposalError(f"registered.json names no version; got {version!r}")
     lines = [_finding(verdict["verdict"], version), ""]
     lines += ["| gate | passed | why |", "| --- | --- | --- |"]
-    for gate in verdict.get("gates", []):
-        mark = "yes" if gate["passed"] is True else "no"
-        lines.append(f"| {_text(gate['name'])} | {mark} | {_text(gate['reason'])} |")
+    for gate in parse_gates(verdict.get("gates", [])):
+        lines.append(f"| {gate.name} | {'yes' if gate.is_passed else 'no'} | {gate.reason} |")
     lines += ["", "Merging this makes its `dvc.lock` that of the main branch."]
     lines.append(_next_step(verdict["verdict"], version))
     return "\n".join(lines) + "\n"
@@ -97,21 +93,6 @@ def _next_step(name: str, version: str) -> str:
         "The champion stays as it is until the workflow `promote` is started by hand and approved, "
         f"with version {version} and the version that is champion now."
     )
-
-
-def _text(value: object) -> str:
-    text = str(value)
-    return text if TEXT.fullmatch(text) else "(not shown: unusual characters)"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ProposalError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ProposalError(f"{path.name} is no object")
-    return value
 
 
 def _open_pull_request(root: Path, branch: str, title: str, body: str) -> None:
@@ -140,7 +121,7 @@ def main() -> None:
             run_id=os.environ.get("GITHUB_RUN_ID", ""),
             alarm_key=os.environ.get("ALARM_KEY", ""),
         )
-    except (ProposalError, OSError) as error:
+    except (RecordError, OSError) as error:
         sys.exit(f"propose: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"propose: `{' '.join(error.cmd[:3])}` failed: {error.stderr.strip()}")

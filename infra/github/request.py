@@ -4,7 +4,6 @@ Nothing of an event is put into a shell command: workflows hand over no payload 
 reads the file that GitHub itself leaves on the runner (GITHUB_EVENT_PATH).
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +18,17 @@ from pydantic import (
 )
 
 from infra.github.branches import checked_key
+from infra.github.records import RecordError, read_object
 from vivero.errors import ConfigError
+from vivero.integrity.records import printable
 
 DISPATCH_TYPE = "vivero-drift"
 HOSTED = "ubuntu-24.04"
+MAX_EVENT_BYTES = 10_000_000
 # As long as the sentence of a drift report in which every test alarms, twice over.
-Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f`<>]*$")]
+Line = Annotated[
+    str, StringConstraints(max_length=500, pattern=r"^[^`<>]*$"), AfterValidator(printable)
+]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 
 
@@ -91,7 +95,10 @@ def mistakes(error: ValidationError) -> str:
 
 def _read(event_name: str, event: dict[str, Any], default_runner: str) -> Request:
     if event_name == "workflow_dispatch":
-        given = {name: value for name, value in (event.get("inputs") or {}).items() if value != ""}
+        inputs = event.get("inputs") or {}
+        if not isinstance(inputs, dict):
+            raise ConfigError(f"the event '{event_name}' is refused: its inputs are no object")
+        given = {name: value for name, value in inputs.items() if value != ""}
         return Request(**Inputs.model_validate({"runner": default_runner, **given}).model_dump())
     if event_name == "repository_dispatch":
         return _alarm(event, default_runner)
@@ -120,6 +127,9 @@ def _alarm(event: dict[str, Any], default_runner: str) -> Request:
 def request_of_this_run() -> Request:
     """From the variables that GitHub sets; off GitHub a request by hand with nothing special."""
     path = os.environ.get("GITHUB_EVENT_PATH")
-    event = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    try:
+        event = read_object(Path(path), MAX_EVENT_BYTES) if path else {}
+    except (OSError, RecordError) as error:
+        raise ConfigError(f"GITHUB_EVENT_PATH holds no event: {error}") from error
     name = os.environ.get("GITHUB_EVENT_NAME", "workflow_dispatch")
     return read_request(name, event, os.environ.get("VIVERO_RUNNER", ""))

@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infra.github.comment import MAX_PICTURE_BYTES, publish, read_picture, read_report
+from infra.github.comment import (
+    MAX_PICTURE_BYTES,
+    MAX_REPORT_BYTES,
+    publish,
+    read_picture,
+    read_report,
+)
 from infra.github.markdown import MARK, ReportError, render
+from infra.github.records import RecordError, parse_workflow_run
 from infra.github.report import join_grids
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,6 +83,15 @@ def test_a_base_that_did_not_run_is_said():
         (("head", "metrics", "fd", "value"), float("nan")),
         (("base", "metrics", "fd", "low"), float("-inf")),
         (("head", "metrics", "fd", "better"), "<img>"),
+        (("head", "metrics", "fd", "value"), 10**400),
+        (("head", "metrics", "fd", "value"), 1e300),
+        (("head", "metrics", "fd", "value"), True),
+        (("head", "metrics", "fd"), [1]),
+        (("head", "seconds"), {"train": 10**400}),
+        (("head", "commit"), "A" * 40),
+        (("head", "commit"), "a" * 41),
+        (("head", "commit"), "--output=x"),
+        (("head", "metrics", "a" * 61), metric(1, 0.1)),
     ],
 )
 def test_what_is_not_of_its_form_is_never_shown(where: tuple[str, ...], value: Any):
@@ -100,10 +116,73 @@ def test_files_are_held_to_kind_and_size(tmp_path: Path):
     picture.symlink_to("/etc/hostname")
     with pytest.raises(ReportError, match="no file"):
         read_picture(tmp_path)
-    for text in ("[]", "{"):
+    for text, said in (("[]", "no object"), ("{", "no JSON"), ("[" * 200_000, "no JSON")):
         report.write_text(text)
-        with pytest.raises(ReportError):
+        with pytest.raises(ReportError, match=said):
             read_report(tmp_path)
+    report.write_bytes(b"\xff\xfe")
+    with pytest.raises(ReportError, match="no JSON"):
+        read_report(tmp_path)
+
+
+def test_the_report_is_a_file_of_a_bounded_size(tmp_path: Path):
+    report, elsewhere = tmp_path / "report.json", tmp_path / "elsewhere.json"
+    content = json.dumps(REPORT)
+    report.write_text(content.ljust(MAX_REPORT_BYTES))
+    assert read_report(tmp_path) == REPORT
+    report.write_text(content.ljust(MAX_REPORT_BYTES + 1))
+    with pytest.raises(ReportError, match=r"report\.json is no file of at most"):
+        read_report(tmp_path)
+    report.unlink()
+    elsewhere.write_text(content)
+    report.symlink_to(elsewhere)
+    with pytest.raises(ReportError, match=r"report\.json is no file of at most"):
+        read_report(tmp_path)
+    report.unlink()
+    report.mkdir()
+    with pytest.raises(ReportError, match=r"report\.json is no file of at most"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("id",), "9; id"),
+        (("id",), True),
+        (("html_url",), "https://example.org/) [click](https://example.org"),
+        (("html_url",), "javascript:alert(1)"),
+        (("head_sha",), "b" * 39),
+        (("head_sha",), "--output=x"),
+        (("head_branch",), "a\nb"),
+        (("head_branch",), "x" * 300),
+        (("head_branch",), None),
+        (("head_repository", "owner", "login"), "a b"),
+        (("head_repository",), None),
+    ],
+)
+def test_an_event_that_is_not_of_its_form_is_refused(where: tuple[str, ...], value: Any):
+    event = copy.deepcopy(EVENT)
+    assert parse_workflow_run(event).head == "somebody:feature; id"
+    place: Any = event["workflow_run"]
+    for part in where[:-1]:
+        place = place[part]
+    place[where[-1]] = value
+    with pytest.raises(RecordError):
+        parse_workflow_run(event)
+    with pytest.raises(RecordError):
+        parse_workflow_run({})
+
+
+def test_a_refused_report_ends_in_one_line(tmp_path: Path):
+    (tmp_path / "report.json").symlink_to("/etc/hostname")
+    (tmp_path / "event.json").write_text(json.dumps({"workflow_run": []}))
+    env = {"PATH": os.environ["PATH"], "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
+    env["GITHUB_REPOSITORY"] = "owner/vivero"
+    command = [sys.executable, "-m", "infra.github.comment", "comment", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("comment: the event names no run")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_grids_stand_beside_each_other(tmp_path: Path):

@@ -83,6 +83,22 @@ def test_what_is_not_of_its_form_is_refused(event: str, content: dict[str, Any],
         read_request(event, content, "")
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 200_000, ""])
+def test_an_event_that_cannot_be_read_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    (tmp_path / "event.json").write_text(text)
+    monkeypatch.setenv("GITHUB_EVENT_PATH", str(tmp_path / "event.json"))
+    with pytest.raises(ConfigError, match="GITHUB_EVENT_PATH holds no event"):
+        request_of_this_run()
+
+
+@pytest.mark.parametrize("inputs", ["x", [1], {"reason": "a\u202eb"}, {"reason": "a\x9b1mb"}])
+def test_inputs_that_are_not_of_their_form_are_refused(inputs: object):
+    with pytest.raises(ConfigError, match="is refused"):
+        read_request("workflow_dispatch", {"inputs": inputs}, "")
+
+
 def test_the_event_is_read_from_githubs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "event.json").write_text(json.dumps(dispatch()))
     monkeypatch.setenv("GITHUB_EVENT_NAME", "repository_dispatch")

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from infra.environment.__main__ import write_state
 from infra.github.alias import command
+from infra.github.branches import is_on_remote
 from infra.github.commits import commit_file
 from infra.github.gate import unfit
 from infra.github.propose import ProposalError, describe, propose
@@ -172,6 +173,25 @@ def test_unusual_words_of_a_gate_are_not_shown():
     assert "(not shown: unusual characters)" in describe(verdict, {"version": "1"})
     with pytest.raises(ProposalError, match="no version"):
         describe(verdict, {"version": "1; id"})
+    for reason in ("a\u202eb", "a\u2028b", "a\x9bb", "@everyone", "x" * 301, "a|b", ""):
+        verdict = {"verdict": "first", "gates": [{**GATE, "reason": reason}]}
+        assert "(not shown: unusual characters)" in describe(verdict, {"version": "1"}), reason
+
+
+@pytest.mark.parametrize("gates", [{}, "x", [1], [{"name": "a"}], [GATE] * 101, None])
+def test_gates_that_are_not_of_their_form_are_refused(gates: object):
+    with pytest.raises(ProposalError, match="verdict"):
+        describe({"verdict": "first", "gates": gates}, {"version": "1"})
+
+
+@pytest.mark.parametrize("name", ["verdict.json", "registered.json", "dvc.lock", "data.dvc"])
+def test_a_link_is_not_proposed(checkout: Path, name: str):
+    proposal = checkout.parent / "proposal"
+    (proposal / name).rename(proposal / "elsewhere")
+    (proposal / name).symlink_to(proposal / "elsewhere")
+    with pytest.raises(ProposalError, match="is no file of at most"):
+        propose(checkout, proposal, "42")
+    assert not is_on_remote(checkout, "runs/github-42")
 
 
 TYPED = {"VERSION": "7", "EXPECT": "none", "REASON": "sharper bags"}

@@ -157,6 +157,29 @@ def test_a_data_version_names_the_commits_that_hold_it(house: House):
     assert not other.is_here
 
 
+def test_of_the_commits_that_hold_data_only_those_that_brought_it_are_named(house: House):
+    """A commit brings data when it holds it and its first parent does not."""
+    root, digests = house.root, {"x": f"{'c3' * 16}.dir", "y": f"{'d4' * 16}.dir"}
+    git(root, "checkout", "--quiet", "main")
+    brought = commit(root, digests["x"], "x is brought")
+    kept = commit(root, digests["x"], "x is kept")
+    away = commit(root, digests["y"], "y is brought")
+    back = commit(root, digests["x"], "x is back")
+    git(root, "checkout", "--quiet", "-b", "side", away)
+    side = commit(root, digests["y"], "y is kept aside")
+    git(root, "merge", "--quiet", "--no-edit", "--strategy=ours", "main")
+    merged = git(root, "rev-parse", "HEAD").strip()
+    (of_x,), (of_y,) = (trace(digests[name], root).data for name in "xy")
+    assert set(of_x.commits or ()) == {brought, kept, back}
+    assert set(of_y.commits or ()) == {away, side, merged}
+    assert {c.sha for c in trace(digests["x"], root).commits} == {brought, back}
+    assert {c.sha for c in trace(digests["y"], root).commits} == {away}
+    orphan = f"{'e5' * 16}.dir"
+    git(root, "checkout", "--quiet", "--orphan", "fresh")
+    first = commit(root, orphan, "a first commit brings what it holds")
+    assert {c.sha for c in trace(orphan, root).commits} == {first}
+
+
 def test_a_commit_at_which_nothing_was_trained_still_has_its_data(house: House):
     found = found_by(house, house.first)
     assert found["versions"] == []

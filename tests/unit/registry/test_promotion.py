@@ -1,6 +1,7 @@
 """The champion: moved only from where it is thought to be, never lost, always with a way back."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,58 @@ def test_an_interrupted_move_that_a_person_overtook_is_forgotten(
     event = rollback(root, NAME, "back to the first")
     assert event.champion == "1"
     assert aliases(root) == {"champion": "1", "previous": "3"}
+
+
+@pytest.mark.parametrize("place", ["before its aliases", "before its record", "before it hides"])
+def test_a_promoter_that_slept_does_not_undo_a_newer_move(
+    three_versions: Path, tiny_config: Config, place: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It claimed its move and fell asleep; another finished that move and made the next one."""
+    root, config = three_versions, tiny_config.promote
+    promote(root, wish("1"), config)
+    calls = {
+        "before its aliases": "set_registered_model_alias",
+        "before its record": "set_registered_model_tag",
+        "before it hides": "delete_experiment",
+    }
+    client = SleepyClient(open_client(root), calls[place])
+
+    def overtake() -> None:
+        with monkeypatch.context() as awake:
+            awake.setattr("vivero.registry.moves.open_client", open_client)
+            promote(root, wish("3"), config)
+
+    client.meanwhile = overtake
+    monkeypatch.setattr("vivero.registry.moves.open_client", lambda _: client)
+    promote(root, wish("2"), config)
+    assert client.has_slept
+    monkeypatch.setattr("vivero.registry.moves.open_client", open_client)
+    assert aliases(root) == {"champion": "3", "previous": "2"}
+    assert [(event.former, event.champion) for event in history(root, NAME)] == [
+        (None, "1"), ("1", "2"), ("2", "3"),
+    ]  # fmt: skip
+    claims = open_client(root).search_experiments(filter_string=f"name LIKE '{NAME}.move.%'")
+    assert claims == []
+
+
+class SleepyClient:
+    """A client of MLflow; while it waits before one of its calls, others do their work."""
+
+    def __init__(self, client: object, name: str) -> None:
+        self._client, self._name = client, name
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.has_slept = False
+
+    def __getattr__(self, name: str):
+        method = getattr(self._client, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            if name == self._name and not self.has_slept:
+                self.has_slept = True
+                self.meanwhile()
+            return method(*args, **kwargs)
+
+        return call
 
 
 def broken_bundle(source_dir: Path, bundle_dir: Path) -> Path:
