@@ -2,16 +2,12 @@
 
 import base64
 import json
-import random
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vivero.config.environment import user_config_dir
 from vivero.errors import BundleError, ConfigError
-from vivero.files import sha256_of_file
 from vivero.registry.keys import (
     PublicKey,
     SigningKey,
@@ -23,13 +19,10 @@ from vivero.registry.keys import (
 )
 from vivero.registry.signatures import (
     SIGNATURE_NAME,
-    Record,
-    check_record,
     new_record,
     sign_folder,
     verify_folder,
 )
-from vivero.registry.versions import require_signature
 
 FILES = ("bundle/config.json", "bundle/unet/weights.safetensors", "metrics.json", "MODEL_CARD.md")
 
