@@ -38,12 +38,15 @@ TRAINER = "vivero.stages.trainer"
 # that it imports is hashed.
 MODULES_WITHOUT_EFFECT = {
     "vivero.config.environment": "addresses and folders; a checkpoint records the threads itself",
+    "vivero.config.variables": "names of environment variables for other programs",
     "vivero.diffusion.generation": "makes the images of previews",
     "vivero.diffusion.guidance": "makes the images of previews",
     "vivero.errors": "classes of errors, which end a run",
+    "vivero.evaluation.drawn_text": "draws the text of previews",
     "vivero.evaluation.grids": "draws previews",
     "vivero.evaluation.inception": "an extractor for metrics; no loss uses it",
     "vivero.integrity": "verifies files and changes none that training reads",
+    "vivero.plain_text": "shortens and escapes the text of previews and messages",
     "vivero.processes": "starts, watches and ends processes",
     "vivero.registry.card": "writes the model card",
     "vivero.registry.diffusers_layout": "writes the bundle's files for diffusers",
