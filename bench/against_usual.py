@@ -29,7 +29,7 @@ from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import DataError
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.files import write_json
-from vivero.processes import speak_of_our_own
+from vivero.processes import run_program, speak_of_our_own
 
 OURS, OURS_QUARTER = "ours", "ours-quarter"
 DEFAULTS, BESTS = ("default", "default-16", "docs"), ("best", "best-equal")
@@ -229,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench-usual", main)

@@ -36,6 +36,7 @@ from vivero.errors import DataError
 from vivero.evaluation.grids import save_grid
 from vivero.files import sha256_of_dir, sha256_of_file
 from vivero.integrity.caches import read_record, write_record
+from vivero.processes import run_program
 from vivero.stages import prepare_data, validate_data
 
 NAME = "food-photographs"
@@ -236,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench.colour", main)

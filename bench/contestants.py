@@ -31,6 +31,7 @@ from vivero.config.paths import PARAMS, project_dir
 from vivero.config.schema import Config
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.models.build import build_model
+from vivero.processes import run_program
 from vivero.stages import trainer
 from vivero.tracking.mlflow_tracker import open_tracker
 from vivero.training.checkpoints import CheckpointStore
@@ -225,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench.contestants", main)

@@ -25,7 +25,13 @@ from bench.model_run import Plan, data_root_of, finish, plan_of
 from bench.variants import DATASETS, Run, runs_in_order, variant_of
 from vivero.config.paths import project_dir, work_dir
 from vivero.errors import ViveroError
-from vivero.processes import INTERRUPTED_EXIT_CODE, TUNING, die_with_parent, speak_of_our_own
+from vivero.processes import (
+    INTERRUPTED_EXIT_CODE,
+    TUNING,
+    die_with_parent,
+    run_program,
+    speak_of_our_own,
+)
 
 MODULE = "bench.models"
 LOOK_EVERY_S = 0.5
@@ -228,4 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program("bench-models", lambda: sys.exit(main()))

@@ -26,7 +26,7 @@ from vivero.config.schema import Config, TrainConfig
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.integrity.caches import load_tensors, read_record, save_tensors, write_record
-from vivero.processes import speak_of_our_own
+from vivero.processes import run_program, speak_of_our_own
 from vivero.registry.bundle import Bundle, load_bundle, write_bundle
 from vivero.stages import trainer
 from vivero.stages.sample import labels_in_turn
@@ -199,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench.our_model", main)

@@ -21,7 +21,7 @@ from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.config.schema import TrainConfig
 from vivero.files import write_text
 from vivero.models.build import build_model
-from vivero.processes import TUNING
+from vivero.processes import TUNING, run_program
 from vivero.training.batches import Batches
 from vivero.training.distributed import Workers, join_workers, torchrun_command
 from vivero.training.feed import Feed
@@ -261,4 +261,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench-scaling", main)

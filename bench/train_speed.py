@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bench.hardware import DTYPES, has_bf16, peak_flops
 from vivero.config.paths import project_dir, work_dir
 from vivero.files import read_json, write_json
-from vivero.processes import TUNING
+from vivero.processes import TUNING, run_program
 from vivero.training.distributed import alone
 from vivero.training.profiling import PhaseShare, share_of_the_rest
 
@@ -158,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench-train", main)

@@ -51,7 +51,7 @@ from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.data.prepared import to_model_range
 from vivero.evaluation.torchvision_door import open_torchvision_door
 from vivero.integrity.caches import load_tensors, read_record, save_tensors, write_record
-from vivero.processes import speak_of_our_own
+from vivero.processes import run_program, speak_of_our_own
 
 SIZES: dict[str, tuple[int, ...]] = {
     "docs": (64, 128, 128, 256),
@@ -453,4 +453,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("bench.usual_model", main)

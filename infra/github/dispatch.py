@@ -15,6 +15,7 @@ from infra.github.request import DISPATCH_TYPE, Alarm, mistakes
 from vivero.config.paths import artifacts_dir, project_dir
 from vivero.errors import ConfigError
 from vivero.files import read_json
+from vivero.processes import run_program
 
 
 def payload(decision: dict[str, Any]) -> dict[str, Any]:
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("dispatch-retrain", main)

@@ -15,6 +15,7 @@ from vivero.cli.planning import PlannedStage, plan_stages
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, project_dir
 from vivero.errors import RemoteError, ViveroError
+from vivero.processes import run_program
 
 
 def answered_on(root: Path, request: Request) -> str | None:
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("plan", main)

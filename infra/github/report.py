@@ -17,6 +17,7 @@ from infra.github.small_pipeline import run_small
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import ViveroError
 from vivero.files import read_json, write_json, write_whole
+from vivero.processes import run_program
 from vivero.tracking.git import resolve_commit
 
 FIELDS = ("value", "low", "high", "floor", "n", "better")
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("pull-request-report", main)

@@ -22,7 +22,7 @@ from vivero.config.environment import read_environment
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import ConfigError, StageError, ViveroError
 from vivero.files import read_json, write_text
-from vivero.processes import run_in_group
+from vivero.processes import run_in_group, run_program
 from vivero.storage.stores import mend_run_cache
 
 ACTS = ("check_drift", "judge", "register")  # not promote: who may is asked by promote.yml
@@ -187,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("retrain", main)

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from infra.github.commits import git
 from vivero.config.paths import PARAMS, project_dir, work_dir
 from vivero.errors import ConfigError, StageError, ViveroError
-from vivero.processes import run_in_group
+from vivero.processes import run_in_group, run_program
 from vivero.tracking.git import resolve_commit
 
 PROFILE = "infra/profiles/small.yaml"
@@ -109,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("pipeline-small", main)

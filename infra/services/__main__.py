@@ -29,6 +29,7 @@ from infra.services.settings import (
 )
 from vivero.config.paths import project_dir
 from vivero.errors import ConfigError, ViveroError
+from vivero.processes import run_program
 
 PATIENCE_S = 240.0  # a busy machine is slow, not wrong
 WAVES = (("postgres", "s3"), ("mlflow", "prefect"), ("worker",))  # each needs those before it
@@ -237,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("services", main)

@@ -23,6 +23,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from infra.services.settings import POOLS, read_settings
 from vivero.errors import ViveroError
+from vivero.processes import run_program
 
 LOCAL_RUNS = 4  # at once by the worker; one of each flow, says prefect.yaml
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("services", main)

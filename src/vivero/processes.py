@@ -301,6 +301,13 @@ def _drop_output() -> None:
     os.close(null)
 
 
+def run_program(name: str, body: Callable[[], object]) -> None:
+    """Run a program of ours that is no stage: environment, streams, errors in one sentence."""
+    start_program()
+    with one_sentence_errors(name, "stopped by you; run the same command again to go on"):
+        body()
+
+
 def run_stage(name: str, body: Callable[[], None]) -> None:
     """Run the body of a stage as a process of its own: logging, death with DVC, errors.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vivero.cli.model_versions import Name, model_name
+from vivero.cli.targets import writable_folder
 from vivero.config.paths import project_dir, work_dir
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ app = typer.Typer(
 )
 
 Unit = Annotated[str, typer.Argument(help="Who or what is served: a user, a session, an order.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the images.")]
+Out = Annotated[
+    Path, typer.Option("--out", callback=writable_folder, help="Folder for the images.")
+]
 NumImages = Annotated[int, typer.Option("--num-images", min=1, help="How many.")]
 
 
@@ -198,9 +201,9 @@ def simulate_ab(
     level: Annotated[float, typer.Option(help="0.01, 0.05 or 0.1.")] = 0.05,
     margin: Annotated[float, typer.Option(help="Differences that do not matter.")] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Of the coins.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder for table and plot.")] = Path(
-        "work/simulate_ab"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", callback=writable_folder, help="Folder for table and plot.")
+    ] = Path("work/simulate_ab"),
 ) -> None:
     """Simulate A/B tests looked at after every outcome: false alarms, power, time to the end.
 

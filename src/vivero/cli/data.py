@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from vivero.cli.dvc_setup import prepare_dvc
+from vivero.cli.targets import replaceable_folder, writable_file
 from vivero.config.paths import data_dir, project_dir, root_or_none, work_dir
 from vivero.errors import DataError
 
@@ -52,7 +53,9 @@ def import_images(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A folder, or s3://bucket/prefix.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Where the shards go.")] = Path("data"),
+    out: Annotated[
+        Path, typer.Option("--out", callback=replaceable_folder, help="Where the shards go.")
+    ] = Path("data"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there now.")
     ] = False,
@@ -125,7 +128,8 @@ def verify() -> None:
 def show(
     folder: Annotated[Path | None, typer.Argument(metavar="[DATA_DIR]")] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet to this PNG file.")
+        Path | None,
+        typer.Option(callback=writable_file, help="Write a contact sheet to this PNG file."),
     ] = None,
 ) -> None:
     """Say what a data folder holds: splits, classes, sizes.

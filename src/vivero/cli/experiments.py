@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from vivero.cli.targets import writable_folder
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
@@ -17,7 +19,12 @@ def compare(
         str, typer.Argument(metavar="MODEL_A", help="models:/vivero@champion, or a bundle folder.")
     ],
     model_b: Annotated[str, typer.Argument(metavar="MODEL_B", help="The same, of the other.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for comparison.json and .png.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", callback=writable_folder, help="Folder for comparison.json and .png."
+        ),
+    ],
 ) -> None:
     """Compare two models' denoising loss at each noise level, on the same images and noise.
 
@@ -36,7 +43,12 @@ def compare_samplers(
         str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for samples.png, pareto.png and results.json.")
+        Path,
+        typer.Option(
+            "--out",
+            callback=writable_folder,
+            help="Folder for samples.png, pareto.png and results.json.",
+        ),
     ],
     images: Annotated[
         int, typer.Option("--images", min=2, help="For each cell; fewer are less sure.")

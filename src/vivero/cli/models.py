@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vivero.cli.model_versions import Name, model_name
+from vivero.cli.targets import writable_folder
 from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir, root_or_none
 
@@ -20,7 +21,9 @@ def sample(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the images.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=writable_folder, help="Folder for the images.")
+    ],
     num_images: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Image k depends on (seed, k) alone.")] = 0,
     label: Annotated[
@@ -71,7 +74,12 @@ def show_tree(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="models:/vivero@champion, or a bundle folder.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures and tree.json.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", callback=writable_folder, help="Folder for the pictures and tree.json."
+        ),
+    ],
     images: Annotated[
         int, typer.Option("--images", min=2, help="Held-out images that it is measured on.")
     ] = 256,

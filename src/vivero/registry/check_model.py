@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from vivero.errors import BundleError, PromotionError, ViveroError
+from vivero.processes import run_program
 from vivero.registry.bundle import load_bundle
 from vivero.registry.own_images import own_images
 
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("check_model", main)

@@ -23,11 +23,16 @@ from vivero.config.schema import Config, TrainConfig
 from vivero.errors import CheckpointError, ConfigError, TrackingError, TrainingError, ViveroError
 from vivero.evaluation.grids import save_grid
 from vivero.evaluation.perceptual import perceptual_distance
-from vivero.files import write_json
+from vivero.files import os_error_message, write_json
 from vivero.integrity.entry import verify_inputs
 from vivero.models.build import build_model, save_memory
 from vivero.models.tree import TreeNetwork
-from vivero.processes import UNREACHABLE_EXIT_CODE, die_with_parent, speak_of_our_own
+from vivero.processes import (
+    UNREACHABLE_EXIT_CODE,
+    die_with_parent,
+    speak_of_our_own,
+    start_program,
+)
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import bundle_config
 from vivero.registry.card import CardFacts, model_card
@@ -396,6 +401,7 @@ def main() -> None:
     """Be one of the trainers; what a new start would only repeat is left to the supervisor."""
     if has_ended_on_purpose():
         sys.exit(0)
+    start_program()
     die_with_parent()
     speak_of_our_own()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -405,8 +411,9 @@ def main() -> None:
         if is_first and read_environment().vivero_trainer_dir is None:
             verify_inputs(project_dir(), STAGE)  # a cluster started us: nobody else has done it
         work(project_dir())
-    except ViveroError as error:
-        sys.stderr.write(f"\n{STAGE}: {error}\n")
+    except (ViveroError, OSError) as error:
+        said = os_error_message(error) if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"\n{STAGE}: {said}\n")
         code = UNREACHABLE_EXIT_CODE if isinstance(error, TrackingError) else 1
         end_on_purpose(code)
         sys.exit(code)  # torchrun ends the others, which wait for this one, and starts them in vain
