@@ -8,7 +8,6 @@ import typer
 
 from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir
-from vivero.integrity.records import shown
 
 ASKING = "asking MLflow"
 Name = Annotated[
@@ -56,6 +55,8 @@ def _print_versions(root: Path, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from vivero.integrity.records import shown  # imports pydantic
 
     with shown_waiting(ASKING):
         from vivero.registry.versions import list_versions
