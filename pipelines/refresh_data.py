@@ -18,14 +18,19 @@ from pipelines.commands import run_timed, unnamed
 from pipelines.experiment import bring_data, has_remote, push, retried
 from pipelines.workspace import Workspace, incoming_address, own_workspace, propose, run_name
 from vivero.config.paths import artifacts_dir, data_dir
-from vivero.data.appending import PRESENT, left_out_path, read_left_out
+from vivero.data.appending import (
+    ALL_REFUSED_EXIT_CODE,
+    NO_IMAGES,
+    PRESENT,
+    left_out_path,
+    read_left_out,
+)
 from vivero.data.quarantine import QuarantineRow, reason_counts, worst_rows
-from vivero.errors import DataError
+from vivero.errors import DataError, StageError
 from vivero.files import read_json, write_text
 from vivero.plain_text import one_line
 
 BRANCH_PREFIX = "data/"
-NO_IMAGES = ("hidden", "metadata")  # reasons of files that nobody brought as images
 NUM_EXAMPLES = 3
 MAX_DETAIL = 500  # characters
 
@@ -70,10 +75,18 @@ def refusals_in(left_out: list[QuarantineRow]) -> Refusals | None:
 
 @retried
 def import_new(stage: str, source: str, root: Path, with_generated: bool) -> float:
-    """Add the new images of a folder or an s3:// prefix to data/. Returns seconds."""
+    """Add the new images of a folder or an s3:// prefix to data/. Returns seconds.
+
+    That every image was refused is no failure of this task: it would fail again in the same way.
+    """
     options = ["--with-generated"] if with_generated else []
     arguments = ["data", "import", source, "--out", "data", "--append", *options]
-    return run_timed(stage, ["vivero.cli.app", *arguments], root)
+    try:
+        return run_timed(stage, ["vivero.cli.app", *arguments], root)
+    except StageError as error:
+        if error.exit_code != ALL_REFUSED_EXIT_CODE:
+            raise
+        return 0.0  # what was refused is reported below
 
 
 @task(task_run_name="validate_data", cache_policy=NO_CACHE, persist_result=False)

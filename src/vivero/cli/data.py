@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,12 +19,24 @@ from vivero.cli.targets import replaceable_folder, writable_file
 from vivero.config.paths import data_dir, project_dir, root_or_none, work_dir
 from vivero.errors import DataError
 
+if TYPE_CHECKING:
+    from vivero.data.imagefolder import ImportChoice
+
 app = typer.Typer(
     help="Bring images in, check them, look at them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 log = logging.getLogger(__name__)
+NUM_EXAMPLES = 3
+
+
+class LayoutChoice(StrEnum):
+    """The values of --layout."""
+
+    splits = "splits"
+    classes = "classes"
+    flat = "flat"
 
 
 @app.command()
@@ -66,33 +79,71 @@ def import_images(
         bool,
         typer.Option("--with-generated", help="With --append: also images that Vivero made."),
     ] = False,
+    layout: Annotated[
+        LayoutChoice | None,
+        typer.Option(
+            "--layout", help="What the folders are, where that is not clear: splits, classes, flat."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore",
+            metavar="PATTERN",
+            help="Leave out files and folders with such a name or path. Can be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Turn a folder of images into shards: class folders, or metadata.csv / metadata.jsonl.
+    """Turn a folder of images into shards: class folders, or metadata.csv, .tsv, .jsonl, .parquet.
 
-    Every file ends as a row of a shard or as a row of quarantine.parquet with its reason. With
-    --append, images that are there already are dropped, and without a new one nothing changes.
+    Folders train, validation and test are splits. Where folders can mean several things, the
+    import stops and asks for --layout or --ignore. Every file ends as a row of a shard or as a row
+    of quarantine.parquet with its reason. With --append, images that are there already are
+    dropped, and without a new one nothing changes.
 
     Example: vivero data import PHOTOS --out data --overwrite
     """
     if append and overwrite:
         raise DataError("--append keeps what --overwrite replaces; ask for one of them")
-    with _folder_of(source) as folder:
-        typer.echo(_imported(folder, out, overwrite, append, with_generated))
+    from vivero.data.imagefolder import ImportChoice, import_folder
+
+    choice = ImportChoice(None if layout is None else layout.value, tuple(ignore or ()))
+    with _folder_of(source) as folder, _named_target(out):
+        if append:
+            _append(folder, out, with_generated, choice)
+        else:
+            typer.echo(import_folder(folder, out, overwrite=overwrite, choice=choice).text())
 
 
-def _imported(folder: Path, out: Path, overwrite: bool, append: bool, with_generated: bool) -> str:
-    if append:
-        from vivero.data.appending import append_folder
+def _append(folder: Path, out: Path, with_generated: bool, choice: "ImportChoice") -> None:
+    from vivero.data.appending import ALL_REFUSED_EXIT_CODE, append_folder, read_left_out
+    from vivero.data.quarantine import worst_rows
 
-        root = root_or_none()
-        if root is not None and not with_generated:
-            from vivero.registry.image_runs import fetch_from_others
+    root = root_or_none()
+    if root is not None and not with_generated:
+        from vivero.registry.image_runs import fetch_from_others
 
-            fetch_from_others(root)
-        return append_folder(folder, out, with_generated).text()
-    from vivero.data.imagefolder import import_folder
+        fetch_from_others(root)
+    report = append_folder(folder, out, with_generated, choice=choice)
+    typer.echo(report.text())
+    if report.is_all_refused:
+        rows = worst_rows(read_left_out(out), NUM_EXAMPLES)
+        examples = "".join(f"\n  {row.path!r}: {row.reason}: {row.detail}" for row in rows)
+        typer.echo(f"vivero: every image of {folder} was refused. For example:{examples}", err=True)
+        raise typer.Exit(ALL_REFUSED_EXIT_CODE)
 
-    return import_folder(folder, out, overwrite=overwrite).text()
+
+@contextlib.contextmanager
+def _named_target(out: Path) -> Iterator[None]:
+    """Turn what the system says of a target that cannot be written into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        path = "" if error.filename is None else f" ({error.filename})"
+        raise DataError(
+            f"cannot write the data set to {out}: {error.strerror or error}{path}. Name a folder "
+            f"that you may write to with --out"
+        ) from error
 
 
 @contextlib.contextmanager

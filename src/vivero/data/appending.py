@@ -10,17 +10,18 @@ all, but the new folder itself has such a name, all its images are of that class
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivero.config.paths import work_dir
 from vivero.data.card import read_card
+from vivero.data.class_names import known_spelling, reading, shown_names
 from vivero.data.cleaning import file_content
 from vivero.data.folder_files import list_folder
 from vivero.data.folders import new_folder
 from vivero.data.image_files import Refusal
-from vivero.data.imagefolder import import_folder
+from vivero.data.imagefolder import DEFAULT_CHOICE, ImportChoice, import_folder
 from vivero.data.incoming import Source
 from vivero.data.isolation import Limits, map_isolated
 from vivero.data.made_images import MadeImages
@@ -44,7 +45,10 @@ from vivero.data.shards import (
     write_split,
 )
 from vivero.errors import DataError
+from vivero.plain_text import one_line
 
+ALL_REFUSED_EXIT_CODE = 3  # of the command, so that a flow can tell it from other failures
+NO_IMAGES = ("hidden", "metadata", "ignored")  # reasons of files that nobody brought as images
 PRESENT = "present"  # the reason of a file whose pixels are in the data set already
 
 
@@ -57,12 +61,20 @@ class AppendReport:
         num_present: Images whose pixels were there already; they are dropped.
         reasons: Files that were refused, by reason.
         left_out_path: Table of them all where none was added and some were refused, else None.
+        warnings: What a person may not expect.
     """
 
     counts: dict[Split, int]
     num_present: int
     reasons: dict[str, int]
     left_out_path: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_all_refused(self) -> bool:
+        """Whether there were images to add, and each was refused."""
+        num_refused = sum(n for reason, n in self.reasons.items() if reason not in NO_IMAGES)
+        return bool(num_refused) and not self.counts and not self.num_present
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -70,10 +82,11 @@ class AppendReport:
         added = sum(self.counts.values())
         kept = "" if added else "; the data is as it was"
         where = f"; {self.left_out_path} says why" if self.left_out_path else ""
-        return (
+        summary = (
             f"added {added} images, {self.num_present} were there already, "
             f"refused {said or 'none'}{kept}{where}"
         )
+        return "\n".join([summary, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 @dataclass
@@ -83,6 +96,7 @@ class _Sorted:
     rows: dict[Split, list[ImageRow]] = field(default_factory=dict)
     refused: list[QuarantineRow] = field(default_factory=list)
     present: list[QuarantineRow] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
 def left_out_path(data_dir: Path) -> Path:
@@ -117,7 +131,11 @@ def bring_here(source: Source, prefix: str, folder: Path) -> None:
 
 
 def append_folder(
-    folder: Path, data_dir: Path, with_generated: bool = False, num_processes: int = 2
+    folder: Path,
+    data_dir: Path,
+    with_generated: bool = False,
+    num_processes: int = 2,
+    choice: ImportChoice = DEFAULT_CHOICE,
 ) -> AppendReport:
     """Add the images of a folder to data_dir; without a new one data_dir is not touched.
 
@@ -129,6 +147,7 @@ def append_folder(
         data_dir: The data set; replaced by the larger one, whole or not at all.
         with_generated: Whether images that Vivero made are taken as well.
         num_processes: How many processes decode.
+        choice: What a person said of the folder.
 
     Raises:
         DataError: When folder cannot be read, or data_dir is no data set.
@@ -137,7 +156,7 @@ def append_folder(
     left_out_path(data_dir).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=data_dir.parent) as name:
         fresh_dir = Path(name) / "fresh"
-        sorted_out = _sorted_out(folder, fresh_dir, data_dir, with_generated, num_processes)
+        sorted_out = _sorted_out(folder, fresh_dir, data_dir, with_generated, num_processes, choice)
     counts = {split: len(rows) for split, rows in sorted_out.rows.items()}
     if counts:
         _write_larger(data_dir, sorted_out)
@@ -145,15 +164,23 @@ def append_folder(
     path = None if counts or not refused else left_out_path(data_dir)
     if path is not None:
         write_quarantine(path, sorted([*refused, *present], key=lambda row: row.path))
-    return AppendReport(counts, len(present), reason_counts(refused), path)
+    return AppendReport(counts, len(present), reason_counts(refused), path, sorted_out.warnings)
 
 
 def _sorted_out(
-    folder: Path, fresh_dir: Path, data_dir: Path, with_generated: bool, num_processes: int
+    folder: Path,
+    fresh_dir: Path,
+    data_dir: Path,
+    with_generated: bool,
+    num_processes: int,
+    choice: ImportChoice,
 ) -> _Sorted:
     result, known_names = _Sorted(), read_card(data_dir).class_names
     try:
-        import_folder(folder, fresh_dir, num_processes=num_processes, known_names=known_names)
+        report = import_folder(
+            folder, fresh_dir, num_processes=num_processes, known_names=known_names, choice=choice
+        )
+        result.warnings = report.warnings
     except DataError:
         if not (fresh_dir / QUARANTINE_NAME).exists():
             raise
@@ -215,13 +242,21 @@ def _placed_rows(
     names, fresh_names = read_card(data_dir).class_names, read_card(fresh_dir).class_names
     for split, row in _all_rows(fresh_dir):
         name = None if row.label is None else fresh_names[row.label]
-        if names and name not in names:
-            known = ", ".join(names)
-            detail = f"its class is {name or 'not given'}; the data set has {known}"
+        known = None if name is None else known_spelling(name, names)
+        if names and known is None:
+            detail = _unknown_class(name, names)
             result.refused.append(QuarantineRow(None, split, row.key, "unknown_class", detail))
         else:
-            label = None if name is None or not names else names.index(name)
+            label = None if known is None else names.index(known)
             yield split, replace(row, label=label)
+
+
+def _unknown_class(name: str | None, names: Sequence[str]) -> str:
+    """Why a class is none of the data set's."""
+    alike = [known for known in names if name is not None and reading(known) == reading(name)]
+    advice = f", of which {shown_names(alike)} reads alike: use that spelling" if alike else ""
+    shown = "not given" if name is None else one_line(name)
+    return f"its class is {shown}; the data set has {', '.join(map(one_line, names))}{advice}"
 
 
 def _all_rows(data_dir: Path) -> Iterator[tuple[Split, ImageRow]]:

@@ -26,9 +26,9 @@ class ImageFacts:
     std: float
 
 
-def inspect_image(content: bytes) -> ImageFacts | Refusal:
-    """Decode the bytes of a shard's row and record what they show."""
-    image = decode(content)
+def inspect_image(content: bytes, file_name: str | None = None) -> ImageFacts | Refusal:
+    """Decode the bytes of a shard's row, or of a file with this name, and record what they show."""
+    image = decode(content, file_name)
     if isinstance(image, Refusal):
         return image
     try:

@@ -1,13 +1,21 @@
 """Lists a folder that someone else filled: every entry once, links only inside, nothing opened."""
 
+import fnmatch
 import os
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vivero.data.quarantine import QuarantineRow
+
+# What operating systems and storage devices leave in folders, in lower case.
+SYSTEM_NAMES = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found"}
+    | {"$recycle.bin", "system volume information"}
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,14 @@ class FolderListing:
     def keys(self) -> frozenset[str]:
         """Keys of the files."""
         return frozenset(file.key for file in self.files)
+
+    def key_read_as(self, key: str) -> str | None:
+        """The key of the file that reads as key does, in either Unicode form; None for none."""
+        return self._keys_by_form.get(unicodedata.normalize("NFC", key))
+
+    @cached_property
+    def _keys_by_form(self) -> dict[str, str]:
+        return {unicodedata.normalize("NFC", key): key for key in self.keys}
 
     @cached_property
     def refused_paths(self) -> frozenset[str]:
@@ -64,6 +80,32 @@ def list_folder(folder: Path) -> FolderListing:
     )
 
 
+def without_ignored(listing: FolderListing, patterns: Sequence[str]) -> FolderListing:
+    """The listing without files whose path, or a folder above them, fits a pattern of a shell.
+
+    A pattern without a slash fits names at any depth.
+    """
+    if not patterns:
+        return listing
+    kept = [file for file in listing.files if not _is_ignored(file.key, patterns)]
+    detail = "left out by --ignore"
+    ignored = [refusal(key, "ignored", detail) for key in listing.keys - {f.key for f in kept}]
+    return FolderListing(kept, sorted([*listing.refused, *ignored], key=lambda row: row.path))
+
+
+def _is_ignored(key: str, patterns: Sequence[str]) -> bool:
+    paths = [PurePosixPath(key), *list(PurePosixPath(key).parents)[:-1]]
+    return any(
+        fnmatch.fnmatchcase(str(path) if "/" in pattern else path.name, pattern)
+        for pattern in (_plain_pattern(pattern) for pattern in patterns)
+        for path in paths
+    )
+
+
+def _plain_pattern(pattern: str) -> str:
+    return pattern.removeprefix("./").rstrip("/")
+
+
 def refusal(path: str, reason: str, detail: str) -> QuarantineRow:
     """A row for something that never became a row of a shard."""
     return QuarantineRow(None, None, path, reason, detail)
@@ -91,6 +133,8 @@ def _entries(root: Path, refused: list[QuarantineRow]) -> Iterator[str]:
 def _sorted_entry(root: Path, relative_path: str, key: str) -> FolderFile | QuarantineRow:
     if any(part.startswith(".") for part in relative_path.split("/")):
         return refusal(key, "hidden", "hidden files and folders are not imported")
+    if any(part.lower() in SYSTEM_NAMES for part in relative_path.split("/")):
+        return refusal(key, "hidden", "left by an operating system; not imported")
     path = root / relative_path
     try:
         mode = path.lstat().st_mode

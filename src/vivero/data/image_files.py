@@ -4,6 +4,7 @@ Allowed are PNG, JPEG, WebP, GIF, BMP and TIFF, told by content and not by name.
 8-bit grey (mode L) or colour (mode RGB), upright, without transparency and without metadata:
 
 - bilevel images, and grey ones with alpha, become grey; all others colour;
+- colours of an ICC profile become sRGB (`colours`), as a screen shows them;
 - palettes become colour; transparency, also that of a palette, is composited on white;
 - the rotation that EXIF asks for is done;
 - the first image of an MPO file, which phones write as .jpg, is a JPEG like any other.
@@ -19,7 +20,15 @@ from typing import Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vivero.data.image_formats import damage, format_of, is_sixteen_bit, known_other_format
+from vivero.data.colours import (
+    as_srgb,
+    bmp_has_profile,
+    from_gamma,
+    png_colour_problem,
+    png_gamma,
+)
+from vivero.data.image_formats import damage, format_of, is_sixteen_bit
+from vivero.data.other_formats import RAW, RAW_EXTENSIONS, other_format
 
 Reason = Literal[
     "zero_bytes",
@@ -30,6 +39,7 @@ Reason = Literal[
     "damaged",
     "sixteen_bit",
     "cmyk",
+    "colour_space",
     "animated",
     "decompression_bomb",
     "too_small",
@@ -45,6 +55,8 @@ EXTENSIONS = {
     "BMP": {".bmp", ".dib"},
     "TIFF": {".tif", ".tiff"},
 }
+EXTENSION_OF = {kind: f".{kind.lower()}" for kind in EXTENSIONS} | {"JPEG": ".jpg"}
+SHOWN_NAMES = {"WEBP": "WebP"}
 GREY_MODES = {"1", "L", "LA", "La"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
 
@@ -96,7 +108,7 @@ def _decode(content: bytes, file_name: str | None) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_header(image, kind, content)
             image.load()
-            return _plain(image)
+            return _plain(image, content)
 
 
 def _checked_format(content: bytes, file_name: str | None) -> str:
@@ -105,13 +117,19 @@ def _checked_format(content: bytes, file_name: str | None) -> str:
         raise _RefusedError("zero_bytes", "the file is empty")
     kind = format_of(content)
     if kind is None:
-        other = known_other_format(content)
+        other = other_format(content)
         if other:
-            raise _RefusedError("unsupported_format", f"{other}; convert it to PNG or JPEG")
+            raise _RefusedError("unsupported_format", f"{other.name}; {other.advice}")
         raise _RefusedError("not_an_image", "the content is of no known image format")
     extension = PurePath(file_name or "").suffix.lower()
+    if kind == "TIFF" and (extension in RAW_EXTENSIONS or content[8:10] == b"CR"):
+        raise _RefusedError("unsupported_format", f"{RAW.name}; {RAW.advice}")
     if extension and extension not in EXTENSIONS[kind]:
-        raise _RefusedError("extension_mismatch", f"named {extension}, but the content is {kind}")
+        raise _RefusedError(
+            "extension_mismatch",
+            f"its content is {SHOWN_NAMES.get(kind, kind)}, although its name ends in "
+            f"{extension}; rename it to end in {EXTENSION_OF[kind]}, or convert it",
+        )
     flaw = damage(content, kind)
     if flaw:
         raise _RefusedError(flaw.reason, flaw.detail)
@@ -136,14 +154,34 @@ def _check_header(image: Image.Image, kind: str, content: bytes) -> None:
         raise _RefusedError("animated", "it holds more than one frame or page")
     if image.mode not in GREY_MODES | COLOUR_MODES:
         raise _RefusedError("unsupported_format", f"colour mode {image.mode}; convert it to RGB")
+    _check_colours(kind, content)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """An upright image of mode L or RGB, composited on white."""
+def _check_colours(kind: str, content: bytes) -> None:
+    problem = png_colour_problem(content) if kind == "PNG" else None
+    if kind == "BMP" and bmp_has_profile(content):
+        problem = "a profile in a BMP"
+    if problem:
+        raise _RefusedError("colour_space", f"its colours have {problem}; convert it to sRGB")
+
+
+def _plain(image: Image.Image, content: bytes) -> Image.Image:
+    """An upright image of mode L or RGB, in sRGB, composited on white."""
     mode = "L" if image.mode in GREY_MODES else "RGB"
     upright = ImageOps.exif_transpose(image)
     if not upright.has_transparency_data:
-        return upright.convert(mode)
-    coloured = upright.convert("RGBA")
+        return _on_screen(upright.convert(mode), image, content)
+    straight = upright.convert("LA") if upright.mode == "La" else upright
+    coloured = straight.convert("RGBA")
+    shown = _on_screen(coloured.convert("RGB").convert(mode), image, content).convert("RGBA")
+    shown.putalpha(coloured.getchannel("A"))
     white = Image.new("RGBA", coloured.size, "white")
-    return Image.alpha_composite(white, coloured).convert(mode)
+    return Image.alpha_composite(white, shown).convert(mode)
+
+
+def _on_screen(pixels: Image.Image, image: Image.Image, content: bytes) -> Image.Image:
+    """The pixels in sRGB, by what the file that they are from says of its colours."""
+    gamma = png_gamma(content) if image.format == "PNG" else None
+    if gamma is not None:
+        return from_gamma(pixels, gamma)
+    return as_srgb(pixels, image.info.get("icc_profile"))

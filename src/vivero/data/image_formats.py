@@ -37,34 +37,6 @@ def format_of(content: bytes) -> str | None:
     return "TIFF" if content.startswith(TIFF_STARTS) else None
 
 
-def known_other_format(content: bytes) -> str | None:
-    """Name of a format that is an image but not one that we take; None when it is no image."""
-    brand = content[8:12] if content[4:8] == b"ftyp" else b""
-    if brand:
-        return {b"avif": "AVIF", b"heic": "HEIC", b"mif1": "HEIF"}.get(brand)
-    starts = {
-        b"\0\0\0\x0cjP  ": "JPEG 2000",
-        b"\xffO\xffQ": "JPEG 2000",
-        b"\0\0\0\x0cJXL ": "JPEG XL",
-        b"\xff\x0a": "JPEG XL",
-        b"8BPS": "Photoshop",
-        b"\0\0\1\0": "Windows icon",
-        b"%!PS": "PostScript",
-        b"%PDF": "PDF",
-        b"<svg": "SVG",
-        b"qoif": "QOI",
-        b"DDS ": "DDS",
-        b"v/1\x01": "OpenEXR",
-    }
-    for start, name in starts.items():
-        if content.startswith(start):
-            return name
-    if len(content) > 2 and content[:1] == b"P" and content[1:2] in b"1234567":
-        return "Netpbm" if content[2:3].isspace() else None
-    head = content[:256].lstrip()
-    return "SVG" if head.startswith(b"<?xml") and b"<svg" in content[:4096] else None
-
-
 def damage(content: bytes, kind: str) -> Damage | None:
     """A flaw in the structure that a decoder might pass over, or None."""
     if kind == "PNG":

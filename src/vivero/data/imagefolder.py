@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vivero.data.card import DataCard
+from vivero.data.class_names import shown_names
 from vivero.data.cleaning import ImportedImage, import_file
-from vivero.data.folder_files import FolderListing, list_folder
+from vivero.data.folder_files import FolderListing, list_folder, refusal, without_ignored
 from vivero.data.folder_layout import FolderLayout, PlacedFile, folder_layout
 from vivero.data.folder_metadata import read_metadata
+from vivero.data.folder_structure import LayoutName
 from vivero.data.folders import check_free, new_folder
 from vivero.data.image_files import Refusal
+from vivero.data.import_warnings import import_warnings
 from vivero.data.isolation import Crash, Limits, map_isolated
 from vivero.data.progress import with_progress
 from vivero.data.quarantine import (
@@ -34,8 +37,35 @@ FILES_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
+class ImportChoice:
+    """What a person says of a folder.
+
+    Attributes:
+        layout: What its levels mean; None = only one meaning may be possible.
+        ignored: Patterns of files and folders that are left out, such as `preview*` or `a/b`.
+    """
+
+    layout: LayoutName | None = None
+    ignored: tuple[str, ...] = ()
+
+
+DEFAULT_CHOICE = ImportChoice()
+
+
+@dataclass(frozen=True)
 class ImportReport:
-    """What an import did. counts: images per split. reasons: quarantined files per reason."""
+    """What an import did.
+
+    Attributes:
+        counts: Images per split.
+        num_quarantined: Files that were not taken.
+        reasons: Quarantined files per reason.
+        class_names: By label.
+        num_channels: 1 where every image is grey, else 3.
+        seconds: Time that it took.
+        layout: What the folders and the metadata were taken for.
+        warnings: What a person may not expect.
+    """
 
     counts: dict[Split, int]
     num_quarantined: int
@@ -43,6 +73,8 @@ class ImportReport:
     class_names: tuple[str, ...]
     num_channels: int
     seconds: float
+    layout: str = ""
+    warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -51,11 +83,15 @@ class ImportReport:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no labels"
         lines = [
             f"imported {sum(self.counts.values())} {kind} images ({counts}), {classes}, "
-            f"in {self.seconds:.1f} s"
+            f"in {self.seconds:.1f} s",
+            f"understood as: {self.layout}",
         ]
+        if self.class_names:
+            lines.append(f"classes: {shown_names(self.class_names)}")
         if self.num_quarantined:
             said = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
             lines.append(f"{self.num_quarantined} files in {QUARANTINE_NAME}: {said}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         if self.num_channels == 3:
             lines.append("for colour, set prepare_data.num_channels: 3 in params.yaml")
         return "\n".join(lines)
@@ -67,6 +103,7 @@ class _Progress:
 
     refused: list[QuarantineRow]
     has_colour: bool = False
+    imported: set[str] = field(default_factory=set)
 
 
 def import_folder(
@@ -75,6 +112,7 @@ def import_folder(
     overwrite: bool = False,
     num_processes: int = 2,
     known_names: Collection[str] = (),
+    choice: ImportChoice = DEFAULT_CHOICE,
 ) -> ImportReport:
     """Make shards of a folder of images; it is only read.
 
@@ -90,17 +128,18 @@ def import_folder(
         num_processes: How many processes decode.
         known_names: Classes of the data set that the images shall join: without metadata an image
             is of the nearest folder with one of these names (`folder_layout`); () = guess.
+        choice: What a person said of the folder.
 
     Raises:
-        DataError: When a path is wrong or taken, the metadata cannot be read, or no file is an
-            image that can be imported.
+        DataError: When a path is wrong or taken, the metadata cannot be read, the folders can have
+            several meanings, or no file is an image that can be imported.
     """
     started_s = time.monotonic()
     _check_places(folder, data_dir, overwrite)
-    listing = list_folder(folder)
+    listing = without_ignored(list_folder(folder), choice.ignored)
     metadata = read_metadata(listing)
     keys = [file.key for file in listing.files]
-    layout = folder_layout(keys, metadata, known_names, folder.resolve().name)
+    layout = folder_layout(keys, metadata, known_names, folder.resolve().name, choice.layout)
     progress = _Progress([*listing.refused, *metadata.refused, *layout.refused])
     with new_folder(data_dir, overwrite) as part_dir:
         counts = _write_splits(part_dir, folder, listing, layout, progress, num_processes)
@@ -119,6 +158,8 @@ def import_folder(
         class_names=layout.class_names,
         num_channels=3 if progress.has_colour else 1,
         seconds=time.monotonic() - started_s,
+        layout="; ".join([layout.structure.text(), *metadata.notes]),
+        warnings=import_warnings(layout, progress.imported, progress.refused, bool(known_names)),
     )
 
 
@@ -162,7 +203,10 @@ def _rows(
     progress: _Progress,
 ) -> Iterator[ImageRow]:
     for file, outcome in zip(files, outcomes, strict=True):
-        if isinstance(outcome, ImportedImage):
+        if isinstance(outcome, ImportedImage) and file.problem:
+            progress.refused.append(refusal(file.key, *file.problem))
+        elif isinstance(outcome, ImportedImage):
+            progress.imported.add(file.key)
             progress.has_colour |= not outcome.is_grey
             yield ImageRow(file.key, outcome.content, file.key, file.label, file.caption)
         else:

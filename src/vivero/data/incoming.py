@@ -184,7 +184,8 @@ class Looked:
 
 def inspect_file(file: IncomingFile) -> IncomingImage | Refusal:
     """Hold one file to the rules for single images; runs in a worker, since it may be hostile."""
-    facts = inspect_image(file.content)
+    file_name = file.key.rpartition("/")[2]  # as an import would see it
+    facts = inspect_image(file.content, file_name)
     if isinstance(facts, Refusal):
         return facts
     form, size = file.form, f"{facts.width_px} x {facts.height_px} pixels"

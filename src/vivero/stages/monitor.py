@@ -21,6 +21,7 @@ from vivero.config.environment import read_environment
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.config.schema import Config
+from vivero.data.class_names import class_name
 from vivero.data.incoming import Arrival, Form, Looked, look_at, open_source
 from vivero.data.made_images import MadeImages
 from vivero.data.quarantine import QUARANTINE_NAME, reason_counts, write_quarantine
@@ -239,9 +240,9 @@ def tested(config: Config, root: Path, reference: DriftReference, looked: Looked
 
 def folder_labels(keys: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
     """How many of the files lie in a folder that has a class's name; (C,), int64."""
-    places = {name: label for label, name in enumerate(class_names)}
-    labels = [places[parts[-2]] for key in keys if len(parts := key.split("/")) > 1
-              and parts[-2] in places]  # fmt: skip
+    places = {class_name(name): label for label, name in enumerate(class_names)}
+    folders = [class_name(parts[-2]) for key in keys if len(parts := key.split("/")) > 1]
+    labels = [places[folder] for folder in folders if folder in places]
     return np.bincount(np.array(labels, np.int64), minlength=len(class_names))
 
 
