@@ -1,6 +1,6 @@
 # The whole vocabulary of this project. Hooks and CI call these targets and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume mutants prove-flows prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain promote rollback dispatch-retrain gate propose comment publish-grid
+.PHONY: help setup demo data reproduce test test-slow prove-integrity prove-resume mutants prove-flows prove-store-faults bench bench-train bench-scaling bench-models bench-usual check format ui lock clean services services-down prove-services pipeline-small pull-request-report plan retrain sign register installed promote rollback dispatch-retrain gate propose comment publish-grid
 
 VENV := .venv
 PYTHON ?= python3
@@ -26,6 +26,10 @@ help:       ## show this list
 
 setup:      ## make .venv from the hashes of the lock files, unless it is up to date
 	@$(PYTHON) -m infra.environment
+
+# Targets that are given secrets install nothing: `make setup` comes before, in a step without them.
+installed:
+	@$(PYTHON) -m infra.environment check
 
 data: setup  ## bring Fashion-MNIST into data/ and verify it against data.dvc
 	@$(VIVERO) data fetch
@@ -109,19 +113,26 @@ pipeline-small: setup  ## the whole job on a small profile, in a clone below wor
 pull-request-report: setup  ## this commit against BASE, both on the small profile; work/report
 	@$(RUN) -m infra.github.report --base "$${BASE:-HEAD^1}"
 
-plan: setup  ## which stages must run, and why: no data, no credentials
+# These are given secrets on GitHub, and install nothing.
+plan: installed  ## which stages must run, and why: no data, no credentials
 	@$(RUN) -m infra.github.plan
 
-retrain: setup  ## all stages, judge, register; the champion stays; work/proposal
+retrain: installed  ## all stages, judge, register; the version waits for its signature
 	@$(RUN) -m infra.github.retrain
 
-promote: setup  ## make VERSION the champion, if EXPECT is it now; REASON is kept
+sign: installed  ## sign the version that waits, with VIVERO_SIGNING_KEY_PEM or your own key
+	@$(RUN) -m infra.github.sign
+
+register: installed  ## store the signature; work/proposal
+	@$(RUN) -m infra.github.register
+
+promote: installed  ## make VERSION the champion, if EXPECT is it now; REASON is kept
 	@$(RUN) -m infra.github.alias promote
 
-rollback: setup  ## give the alias back from EXPECT to the previous champion; REASON is kept
+rollback: installed  ## give the alias back from EXPECT to the previous champion; REASON is kept
 	@$(RUN) -m infra.github.alias rollback
 
-dispatch-retrain: setup  ## send the monitor's decision to GitHub
+dispatch-retrain: installed  ## send the monitor's decision to GitHub
 	@$(RUN) -m infra.github.dispatch
 
 # These run with write permission on GitHub: the standard library alone, no environment is made.

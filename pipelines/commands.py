@@ -19,7 +19,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from vivero.config.variables import own_variables
+from vivero.config.variables import own_variables, variables_for_command
 from vivero.errors import RemoteError, StageError, TrackingError
 from vivero.processes import UNREACHABLE_EXIT_CODE, run_in_group
 from vivero.tracking.git import run_git
@@ -162,7 +162,8 @@ def run_logged(arguments: list[str], root: Path) -> tuple[int, Heard]:
     log = get_run_logger()
     level = logging.INFO
     command = [sys.executable, "-m", *arguments]
-    return run_heard(command, root, environment(root), lambda line: log.log(level, "%s", line))
+    env = variables_for_command(environment(root), command)
+    return run_heard(command, root, env, lambda line: log.log(level, "%s", line))
 
 
 def run_timed(stage: str, arguments: list[str], root: Path) -> float:

@@ -1,6 +1,7 @@
 """`make setup` and `make lock`: the environment in .venv, and the hashes it is installed from.
 
     python -m infra.environment            # install, unless .venv is up to date
+    python -m infra.environment check      # only say whether it is
     python -m infra.environment lock       # write the lock files again (UPGRADE=1: newer versions)
 
 Standard library only: this code runs before anything is installed. Every file that pip and uv
@@ -25,6 +26,8 @@ INPUTS = ("pyproject.toml", LOCK, INSTALLER_LOCK, CPU_LOCK)
 ROOTS = ("pyproject.toml", "--extra", "dev")
 RESOLVE = ("--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
 NO_ADDRESSES = ("--no-emit-index-url", "--no-emit-find-links")
+# Never in the environment of what pip and uv run: tokens of a workflow, keys of a cloud and ours.
+SECRETS = ("ACTIONS_", "AWS_", "GH_TOKEN", "GITHUB_TOKEN", "MLFLOW_", "PREFECT_", "VIVERO_")
 FORBIDDEN = {os.pathsep: "':', which separates the folders of PATH", "\n": "a line break"}
 
 
@@ -87,6 +90,20 @@ def set_up(root: Path) -> None:
     (root / STATE).unlink(missing_ok=True)
     install(root)
     write_state(root)
+
+
+def check(root: Path) -> None:
+    """Install nothing.
+
+    Raises:
+        SetupError: When .venv is not up to date.
+    """
+    refuse_folder(root)
+    if not is_current(root):
+        raise SetupError(
+            f"{VENV} is not up to date in {root}; run `make setup` first. This target may be given "
+            f"secrets, so it installs nothing itself"
+        )
 
 
 def refuse_folder(root: Path) -> None:
@@ -204,7 +221,9 @@ def run(
         SetupError: When it fails.
     """
     captured = subprocess.PIPE if given is not None else None
-    done = subprocess.run(command, cwd=root, input=given, stdout=captured, text=True, env=env)
+    own = dict(os.environ) if env is None else env
+    own = {name: value for name, value in own.items() if not name.startswith(SECRETS)}
+    done = subprocess.run(command, cwd=root, input=given, stdout=captured, text=True, env=own)
     if done.returncode:
         raise SetupError(f"`{' '.join(command[1:5])} ...` failed; its message is above")
     return done.stdout or ""
@@ -216,10 +235,10 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Install, or lock."""
-    root = Path.cwd()
+    """Install, check, or lock."""
+    commands = {"": set_up, "check": check, "lock": lock}
     try:
-        (lock if sys.argv[1:] == ["lock"] else set_up)(root)
+        commands[" ".join(sys.argv[1:])](Path.cwd())
     except SetupError as error:
         sys.exit(f"setup: {error}")
     except OSError as error:

@@ -8,6 +8,7 @@ ViveroError
 ├── CheckpointError      a checkpoint is missing, damaged or of another model
 ├── TrainingError        training went wrong: bad numbers, a killed, frozen or second trainer
 ├── BundleError          a model bundle is missing, altered or not loadable
+├── SignatureNeededError a version is registered, and another process must sign it
 ├── SamplingError        a model gave something that is not a finite number
 ├── ExtractorError       a feature extractor's weights are missing or not what they should be
 ├── TrackingError        the tracking server or registry refused or cannot be reached
@@ -51,6 +52,10 @@ class TrainingError(ViveroError):
 
 class BundleError(ViveroError):
     """A model bundle is missing, altered or cannot be loaded."""
+
+
+class SignatureNeededError(ViveroError):
+    """A model version is registered, and another process must sign it."""
 
 
 class SamplingError(ViveroError):

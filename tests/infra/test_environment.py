@@ -149,6 +149,34 @@ def test_every_other_folder_is_taken(tmp_path: Path, name: str):
     refuse_folder(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "name", ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "AWS_SECRET_ACCESS_KEY", "VIVERO_SIGNING_KEY_PEM"]
+)
+def test_what_installs_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("PIP_FIND_LINKS", "kept")
+    script = "import os; print(sorted(os.environ.items()))"
+    for env in (None, dict(os.environ)):
+        seen = environment.run(tmp_path, sys.executable, "-c", script, given="", env=env)
+        assert "kept" in seen
+        assert "canary" not in seen
+
+
+def test_a_target_that_is_given_secrets_installs_nothing(tmp_path: Path):
+    for name in (*INPUTS, "Makefile", "params.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(
+        REPOSITORY / "infra/environment", tmp_path / "infra/environment", dirs_exist_ok=True
+    )
+    for target in ("plan", "retrain", "sign", "register", "promote", "rollback"):
+        command = ["make", target, f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "run `make setup` first" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from ruamel.yaml import YAML
 
 from infra.environment.__main__ import write_state
@@ -18,7 +20,9 @@ from infra.github.branches import is_on_remote
 from infra.github.commits import commit_file
 from infra.github.gate import unfit
 from infra.github.propose import ProposalError, describe, propose
-from infra.github.retrain import ACTS, collect, signing_key
+from infra.github.register import collect
+from infra.github.retrain import ACTS, KEYS, run_python
+from infra.github.sign import key_of
 from infra.github.small_pipeline import apply_overrides
 from vivero.config.load import load_config
 from vivero.errors import ConfigError
@@ -276,14 +280,43 @@ def test_a_retraining_never_moves_the_alias():
     assert "promote" not in ACTS
 
 
-def test_the_signing_key_is_a_file_of_ours_for_a_moment():
-    with signing_key("-----BEGIN PRIVATE KEY-----\n") as variables:
-        path = Path(variables["VIVERO_SIGNING_KEY"])
-        assert path.read_text() == "-----BEGIN PRIVATE KEY-----\n"
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not path.exists()
-    with signing_key("") as variables:
-        assert variables == {}
+def test_the_signing_key_is_a_file_of_ours_for_a_moment(tmp_path: Path):
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.private_bytes(*form, serialization.NoEncryption()).decode()
+    with key_of(pem, tmp_path) as key:
+        assert key.path.read_text() == pem
+        assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
+    assert not key.path.exists()
+    with (
+        pytest.raises(ConfigError, match="cannot read the signing key"),
+        key_of("no key", tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_no_step_of_a_retraining_sees_a_signing_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setenv(name, "canary")
+    script = "import os, pathlib; pathlib.Path('seen').write_text(str(sorted(os.environ.items())))"
+    run_python(tmp_path, "step", "-c", script, OTHER="kept")
+    seen = (tmp_path / "seen").read_text()
+    assert "kept" in seen
+    assert "canary" not in seen
+
+
+def test_nothing_is_signed_where_nothing_waits(tmp_path: Path):
+    (tmp_path / "params.yaml").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.github.sign"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CONFIG_HOME": str(tmp_path / "c")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "sign: nothing waits for a signature\n")
 
 
 def test_what_is_handed_over_is_the_lock_and_the_verdict(tmp_path: Path):

@@ -102,13 +102,18 @@ def test_from_the_plan_to_the_promotion(
 
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "trained"))
     monkeypatch.setenv("VIVERO_DVC_REMOTE", str(tmp_path / "remote"))
-    monkeypatch.setenv("VIVERO_SIGNING_KEY_PEM", key_pem)
     monkeypatch.setenv("HAS_NEW_DATA", "true")
     monkeypatch.setenv("VIVERO_INCOMING", str(draw_incoming(tmp_path / "incoming", pictures)))
     data_before = (clone.root / "data.dvc").read_bytes()
     module(clone, "retrain")
     monkeypatch.delenv("HAS_NEW_DATA")
+    early = clone.run("python", "-m", "infra.github.register", check=False)
+    assert early.returncode == 1
+    assert "waits for its signature; run `make sign`" in early.stderr
+    monkeypatch.setenv("VIVERO_SIGNING_KEY_PEM", key_pem)
+    module(clone, "sign")
     monkeypatch.delenv("VIVERO_SIGNING_KEY_PEM")
+    module(clone, "register")
     assert outputs(tmp_path / "trained") == {"verdict": "first"}
     assert "champion" not in clone.run("vivero", "models").stdout
     proposal = clone.root / "work/proposal"

@@ -132,6 +132,26 @@ def stored_key(ci: Workflow) -> None:
     step_of(ci, "check", "make")["env"] = {"AWS_SECRET_ACCESS_KEY": "${{ vars.KEY }}"}
 
 
+def key_for_packages(ci: Workflow) -> None:
+    step_of(ci, "test", "make")["env"] = {"KEY": "${{ vars.KEY }}"}
+
+
+def role_for_packages(ci: Workflow) -> None:
+    ci["jobs"]["check"]["steps"].insert(0, {"uses": "aws-actions/configure-aws-credentials@0"})
+
+
+def key_for_training(ci: Workflow) -> None:
+    step_of(ci, "gate", "make")["env"] = {"KEY": "${{ secrets.KEY }}"}
+
+
+def key_for_a_job(ci: Workflow) -> None:
+    ci["jobs"]["gate"]["env"] = {"KEY": "${{ secrets.KEY }}"}
+
+
+def signs_with_more(ci: Workflow) -> None:
+    step_of(ci, "gate", "make").update(run="make sign", env={"A": "${{ secrets.A }}", "B": "b"})
+
+
 @pytest.mark.parametrize(
     ("damage", "rule"),
     [
@@ -149,6 +169,11 @@ def stored_key(ci: Workflow) -> None:
         (head_after_the_run, rules.pulled_heads),
         (promote_here, rules.alias_moved_unasked),
         (stored_key, rules.long_lived_keys),
+        (key_for_packages, rules.packages_beside_secrets),
+        (role_for_packages, rules.packages_beside_secrets),
+        (key_for_training, rules.secrets_beside_other_work),
+        (key_for_a_job, rules.secrets_beside_other_work),
+        (signs_with_more, rules.secrets_beside_other_work),
     ],
     ids=lambda function: function.__name__,
 )

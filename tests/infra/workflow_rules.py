@@ -3,8 +3,10 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
 HOSTED = "ubuntu-24.04"
 FROM_STRANGERS = {"pull_request", "pull_request_target"}
 MOVES_THE_ALIAS = {"promote", "rollback"}
@@ -112,6 +114,39 @@ def long_lived_keys(workflow: Workflow) -> list[str]:
     return re.findall(r"(?i)aws[-_](?:access[-_]key[-_]id|secret[-_]access[-_]key)", str(workflow))
 
 
+def packages_beside_secrets(workflow: Workflow) -> list[str]:
+    """Steps that install packages and have an environment, a token or a role."""
+    found = []
+    for name, job in workflow["jobs"].items():
+        has_role = False
+        for step in job["steps"]:
+            has_role |= "credentials@" in step.get("uses", "")
+            called = shlex.split(step.get("run", ""))[1:]
+            if any(installs_packages(target) for target in called) and ("env" in step or has_role):
+                found.append(f"{name}: {step['run']}")
+    return found
+
+
+def installs_packages(target: str) -> bool:
+    """Whether a target makes the environment, itself or through what it needs."""
+    [needed] = re.findall(rf"^{target}:([^#\n]*)", MAKEFILE.read_text(), re.MULTILINE)
+    return target == "setup" or any(installs_packages(name) for name in needed.split())
+
+
+def secrets_beside_other_work(workflow: Workflow) -> list[str]:
+    """Secrets outside `make sign`, and more than the key in it."""
+    found = []
+    for name, job in workflow["jobs"].items():
+        found += [f"{name}: {word}" for word in re.findall(r"secrets\.\w+", str(job.get("env")))]
+        for step in job["steps"]:
+            has_secret = "secrets." in str(step)
+            if has_secret != (step.get("run") == "make sign") or (
+                has_secret and len(step["env"]) != 1
+            ):
+                found.append(f"{name}: {step}")
+    return found
+
+
 RULES = (
     unpinned_actions,
     not_only_make,
@@ -123,4 +158,6 @@ RULES = (
     pulled_heads,
     alias_moved_unasked,
     long_lived_keys,
+    packages_beside_secrets,
+    secrets_beside_other_work,
 )

@@ -18,7 +18,7 @@ from vivero.cli.quiet import QUIET
 from vivero.config.environment import local_artifacts_dir, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
-from vivero.config.variables import own_variables
+from vivero.config.variables import own_variables, variables_for_command
 from vivero.errors import ConfigError
 from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
@@ -106,6 +106,7 @@ def run_one_stage(stage: str, outside_dvc: bool, force: bool) -> int:
             ensure_data(root)
             options = ["--force", "--single-item"] if force else []
             command = [sys.executable, "-m", "dvc", "repro", *options, stage]
+        env = variables_for_command(env, command)
         return run_in_group(command, cwd=root, env=env, patience_s=PATIENCE_S)
 
 

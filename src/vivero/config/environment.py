@@ -23,6 +23,7 @@ class Environment(BaseSettings):
     vivero_num_threads: int | None = None
     vivero_signing_key: Path | None = None
     vivero_signing_key_password: SecretStr | None = None
+    vivero_unsigned_dir: Path | None = None
     vivero_trainer_dir: Path | None = None
     vivero_trusted_keys: Path | None = None
     xdg_config_home: Path | None = None

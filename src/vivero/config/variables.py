@@ -10,12 +10,13 @@ Pure functions besides `adopt`: no files, no imports outside the standard librar
 import fnmatch
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 API_URL = "PREFECT_API_URL"
+KEY_PASSWORD = "VIVERO_SIGNING_KEY_PASSWORD"  # noqa: S105  # the name of a variable
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, and nobody else
 
 
@@ -133,6 +134,7 @@ FAMILIES = (
             "GIT_TEMPLATE_DIR",
         ),
     ),
+    Family("VIVERO_SIGNING_KEY_PEM"),  # for `make sign` alone, which reads it and starts no process
     Family("MPLBACKEND"),  # a notebook's backend does not exist in our processes
 )
 
@@ -192,6 +194,12 @@ def own_variables(given: Mapping[str, str], *, is_launched: bool = False) -> dic
         "PYTHONIOENCODING": f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:backslashreplace",
     }
     return own | _own_import_path(own.pop("PYTHONPATH", ""))
+
+
+def variables_for_command(given: Mapping[str, str], command: Sequence[str]) -> dict[str, str]:
+    """The variables of a command of ours: only one that registers can open the signing key."""
+    registers = any(word.endswith(("stages.register", "pipelines.experiment")) for word in command)
+    return {name: value for name, value in given.items() if registers or name != KEY_PASSWORD}
 
 
 def adopt() -> None:

@@ -90,7 +90,7 @@ def trusted_keys(root: Path | None) -> dict[str, PublicKey]:
         folders.append(given)
     keys = [_public_key(path) for folder in folders for path in sorted(folder.glob("*.pem"))]
     own = _existing_key()
-    if own is not None:
+    if own is not None and not _is_locked(own):
         keys.append(public_key_of(own))
     return {key.fingerprint: key for key in reversed(keys)}
 
@@ -117,6 +117,17 @@ def public_key_of(key: SigningKey) -> PublicKey:
             f"has one, in VIVERO_SIGNING_KEY_PASSWORD"
         ) from error
     return PublicKey(str(key.path), _pem(private.public_key(), key.path))
+
+
+def _is_locked(key: SigningKey) -> bool:
+    """Whether the file has a password that this process was not given, since it signs nothing."""
+    try:
+        serialization.load_pem_private_key(key.path.read_bytes(), key.password)
+    except TypeError:  # cryptography's word for a password that is missing, or too many
+        return key.password is None
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        return False
+    return False
 
 
 def _existing_key() -> SigningKey | None:

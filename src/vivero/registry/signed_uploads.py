@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vivero.files import read_json
-from vivero.registry.keys import signing_key
+from vivero.config.environment import read_environment
+from vivero.files import read_json, sha256_of_file
+from vivero.registry.keys import signing_key, trusted_keys
 from vivero.registry.signatures import (
     RECORD_NAME,
     REPORTS_DIR,
@@ -21,6 +22,7 @@ from vivero.registry.signatures import (
     new_record,
     sign_folder,
 )
+from vivero.registry.signing_requests import copy_files, signed_copies
 from vivero.registry.versions import SIGNATURE_TAG, ModelVersion, report_name, report_tag
 
 
@@ -79,13 +81,15 @@ def _sign_and_send(
     root: Path, client: Any, files: Sequence[Path], record: Record, upload: _Upload
 ) -> str:
     """Hash of the signature that was stored."""
+    unsigned_dir = read_environment().vivero_unsigned_dir
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "signed"
-        folder.mkdir()
-        for path in files:  # copies: DVC may keep links, which are not signed
-            copy = shutil.copytree if path.is_dir() else shutil.copyfile
-            copy(path, folder / path.name)
-        sha256 = sign_folder(folder, record, signing_key(root))
+        if unsigned_dir is None:
+            folder = Path(temporary) / "signed"
+            copy_files(files, folder)
+            sign_folder(folder, record, signing_key(root))
+        else:
+            folder = signed_copies(unsigned_dir, record, files, trusted_keys(root))
+        sha256 = sha256_of_file(folder / SIGNATURE_NAME)
         if not upload.with_files:
             folder = _signature_alone(folder, Path(temporary) / "signature")
         client.log_model_artifacts(upload.model_id, str(folder), upload.place)
@@ -95,5 +99,5 @@ def _sign_and_send(
 def _signature_alone(folder: Path, signature_dir: Path) -> Path:
     signature_dir.mkdir()
     for name in (RECORD_NAME, SIGNATURE_NAME):
-        (folder / name).rename(signature_dir / name)
+        shutil.copyfile(folder / name, signature_dir / name)
     return signature_dir

@@ -12,7 +12,7 @@ from typing import Any
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, data_dir
 from vivero.config.schema import Config
-from vivero.errors import DataError, TrackingError
+from vivero.errors import DataError, SignatureNeededError, TrackingError
 from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
@@ -84,6 +84,14 @@ def run(config: Config, root: Path) -> ModelVersion:
     return version
 
 
+def register(config: Config, root: Path) -> None:
+    """Register; a version that another process must sign waits, and the next call completes it."""
+    try:
+        run(config, root)
+    except SignatureNeededError as error:
+        log.info("register: %s", error)
+
+
 def _records(root: Path, config: Config) -> dict[str, Any]:
     """What the card is made of, by path; a record that is not there is left out."""
     places = {name: root / "artifacts" / name for name in RECORDS}
@@ -107,7 +115,9 @@ def _existing(root: Path, path: Path, command: str) -> Path:
 
 def main() -> None:
     """Run the command on this repository."""
-    run_stage("register", verified("register", lambda root: run(load_config(root / PARAMS), root)))
+    run_stage(
+        "register", verified("register", lambda root: register(load_config(root / PARAMS), root))
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vivero
-from vivero.config.variables import own_variables
+from vivero.config.variables import own_variables, variables_for_command
 
 SOURCE_DIR = Path(vivero.__file__).parents[1]
 
@@ -193,3 +193,15 @@ def test_a_program_of_ours_removes_them_before_it_begins():
         check=True,
     )
     assert done.stdout.strip() == "['TZ']"
+
+
+def test_only_a_command_that_registers_gets_the_password_of_the_key():
+    password = "VIVERO_SIGNING_KEY_PASSWORD"  # noqa: S105  # the name of a variable
+    given = own_variables({"VIVERO_SIGNING_KEY_PEM": "key", password: "word", "HOME": "/h"})
+    assert "VIVERO_SIGNING_KEY_PEM" not in given
+    for words in (["dvc", "repro", "train"], ["vivero.stages.judge"], ["vivero.stages.train"]):
+        kept = variables_for_command(given, ["python", "-m", *words])
+        assert password not in kept
+        assert kept["HOME"] == "/h"
+    for module in ("vivero.stages.register", "pipelines.experiment"):
+        assert variables_for_command(given, ["python", "-m", module])[password] == "word"

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from vivero.config.environment import user_config_dir
 from vivero.errors import BundleError, ConfigError
@@ -141,3 +143,22 @@ def test_without_a_place_for_a_key_it_says_what_to_do(
     assert trusted_keys(tmp_path) == {}
     with pytest.raises(ConfigError, match="let VIVERO_SIGNING_KEY name one"):
         signing_key(tmp_path)
+
+
+def test_a_key_with_a_password_that_is_not_given_is_trusted_by_its_public_half_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    private = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "key.pem"
+    path.write_bytes(private.private_bytes(*form, serialization.BestAvailableEncryption(b"word")))
+    root = tmp_path / "clone"
+    monkeypatch.setenv("VIVERO_SIGNING_KEY", str(path))
+    assert trusted_keys(root) == {}
+    with pytest.raises(ConfigError, match="VIVERO_SIGNING_KEY_PASSWORD"):
+        signing_key(root)
+    monkeypatch.setenv("VIVERO_SIGNING_KEY_PASSWORD", "word")
+    [fingerprint] = trusted_keys(root)
+    export_key(root, public_key_of(signing_key(root)), "ada")
+    monkeypatch.delenv("VIVERO_SIGNING_KEY_PASSWORD")
+    assert list(trusted_keys(root)) == [fingerprint]
