@@ -308,10 +308,12 @@ def test_no_step_of_a_retraining_sees_a_signing_key(
 
 
 def test_nothing_is_signed_where_nothing_waits(tmp_path: Path):
-    (tmp_path / "params.yaml").touch()
+    root = tmp_path / "clone"
+    root.mkdir()
+    (root / "params.yaml").touch()
     done = subprocess.run(
         [sys.executable, "-m", "infra.github.sign"],
-        cwd=tmp_path,
+        cwd=root,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CONFIG_HOME": str(tmp_path / "c")},
         capture_output=True,
         text=True,

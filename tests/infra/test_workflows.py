@@ -238,7 +238,7 @@ def test_trusted_code_needs_the_standard_library_alone(module: str):
         "-I",
         "-S",
         "-c",
-        f"import sys; sys.path.insert(0, '.'); import infra.github.{module}",
+        f"import sys; sys.path[:0] = ['.', 'src']; import infra.github.{module}",
     ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
