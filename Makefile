@@ -92,7 +92,7 @@ prove-services: setup  ## runs on real services, each of which is killed in the 
 	@$(RUN) -m tests.proofs.prove_services
 
 mutants: setup  ## break the code in declared and MUTANTS random places: the tests notice each one
-	@MUTANTS=$(MUTANTS) SEED=$(SEED) $(BIN)/python -m tests.mutants
+	@MUTANTS=$(MUTANTS) SEED=$(SEED) $(RUN) -m tests.mutants
 
 prove-flows: setup  ## kill runs at CELLS places of the matrix, after SKIP, and compare what comes of them
 	@$(RUN) -m tests.proofs.prove_flows

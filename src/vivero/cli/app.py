@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -22,7 +23,8 @@ from vivero.cli import (
     training,
     verify,
 )
-from vivero.config.paths import PARAMS, project_dir
+from vivero.cli.clone import refuse_foreign_clone
+from vivero.config.paths import PARAMS, project_dir, root_or_none
 from vivero.processes import TUNING, one_sentence_errors, start_program
 
 DVC_STAGES = {
@@ -38,6 +40,8 @@ OTHER_STAGES = {
     "judge": "Hold the candidate against the limits and the champion.",
     "register": "Put the candidate into the MLflow registry; the same weights only once.",
 }
+
+ASKS = {"--help", "--version", "doctor"}  # answered everywhere
 
 app = typer.Typer(
     help="Train image diffusion models that can be trusted: data contract, exact resume, figures "
@@ -215,6 +219,9 @@ def main() -> None:
     logging.getLogger("vivero").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     with one_sentence_errors("vivero", "stopped by you; what was finished stays"):
+        root = root_or_none()
+        if root is not None and not ASKS.intersection(sys.argv):
+            refuse_foreign_clone(root)
         app()
 
 

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
+import vivero
+from vivero.cli.clone import foreign_environment, git_refusal
 from vivero.cli.waiting import shown_waiting
 from vivero.config.environment import read_environment, tracking_uri
 from vivero.config.load import load_config
@@ -134,7 +136,19 @@ def git(root: Path) -> Finding:
         return Finding("git", "note", "not installed", "install git: the lineage needs it")
     if not (root / ".git").exists():
         return Finding("git", "note", "no repository here", "clone instead of unpacking an archive")
+    refused = git_refusal(root)
+    if refused is not None:
+        return Finding("git", "fail", "owned by another user", refused)
     return Finding("git", "ok", "a repository")
+
+
+def environment(root: Path) -> Finding:
+    """The environment of this clone, and no other one's code."""
+    code_dir = Path(vivero.__file__).parents[2]
+    foreign = foreign_environment(root, Path(sys.prefix), code_dir)
+    if foreign is None:
+        return Finding("environment", "ok", f"runs the code of {code_dir}")
+    return Finding("environment", "fail", "of another folder", foreign)
 
 
 def images(root: Path) -> Finding:
@@ -180,6 +194,7 @@ def inception(_root: Path) -> Finding:
 
 CHECKS: tuple[Callable[[Path], Finding], ...] = (
     python_version,
+    environment,
     packages,
     settings,
     cores,
