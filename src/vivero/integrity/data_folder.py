@@ -22,6 +22,7 @@ from vivero.integrity.hashing import (
     md5_of_path,
 )
 from vivero.integrity.manifests import parsed_hashes
+from vivero.integrity.records import OBJECT_NAME, shown
 
 CARD, SHARDS = "card.json", "shards"
 DATA, POINTER = "data", "data.dvc"
@@ -117,12 +118,18 @@ def _pointer(path: Path) -> dict[str, Any]:
     try:
         document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         expected: dict[str, Any] = document["outs"][0]
-        if str(expected["md5"]).endswith(".dir"):
-            return expected
+        md5 = str(expected["md5"])
     except (OSError, YAMLError, KeyError, IndexError, TypeError) as error:
         raise DataError(
             f"{path} is not a pointer of DVC to a folder ({error}); run `git checkout {path.name}`"
         ) from error
+    if not OBJECT_NAME.fullmatch(md5):  # it becomes part of a path in DVC's cache
+        raise DataError(
+            f"{path}: unreadable record: its md5 is {shown(md5)!r}; expected hex digits. Run "
+            f"`git checkout {path.name}`"
+        )
+    if md5.endswith(".dir"):
+        return expected
     raise DataError(f"{path} points to a file and not to a folder; run `dvc add data`")
 
 

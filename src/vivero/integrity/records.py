@@ -28,7 +28,7 @@ VERSION_NUMBER = r"[1-9][0-9]{0,9}"
 ALIAS = r"[A-Za-z0-9_.-]{1,250}"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-DATA_DIGEST = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
+OBJECT_NAME = re.compile(r"[0-9a-f]{1,64}(?:\.dir)?")  # of an object in DVC's cache
 
 
 def printable(text: str) -> str:

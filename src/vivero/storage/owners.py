@@ -8,6 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from vivero.integrity.records import OBJECT_NAME
 from vivero.storage.examination import UNREADABLE, listing_of
 from vivero.storage.stores import Store
 
@@ -42,7 +43,8 @@ def _tracked(root: Path) -> list[tuple[str, str]]:
     entries: list[dict[str, Any]] = list(_document(root / "data.dvc").get("outs") or [])
     for block in (_document(root / "dvc.lock").get("stages") or {}).values():
         entries += block.get("outs") or []
-    return [(entry["path"], str(entry["md5"])) for entry in entries if "md5" in entry]
+    tracked = [(entry["path"], str(entry["md5"])) for entry in entries if "md5" in entry]
+    return [(path, oid) for path, oid in tracked if OBJECT_NAME.fullmatch(oid)]
 
 
 def _document(path: Path) -> dict[str, Any]:

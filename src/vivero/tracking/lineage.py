@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from vivero.config.paths import PARAMS
 from vivero.files import sha256_of_file
+from vivero.integrity.records import OBJECT_NAME
 from vivero.tracking.git import git_text
 
 GIT_TIMEOUT_S = 20
@@ -89,7 +90,8 @@ def data_digest(root: Path) -> str | None:
 def digest_in_pointer(text: str) -> str | None:
     """The md5 that a file of DVC such as data.dvc names; None where it names none."""
     try:
-        return str(YAML(typ="safe").load(text)["outs"][0]["md5"])
+        digest = str(YAML(typ="safe").load(text)["outs"][0]["md5"])
+        return digest if OBJECT_NAME.fullmatch(digest) else None
     except (YAMLError, KeyError, IndexError, TypeError):
         return None
 

@@ -67,7 +67,9 @@ def test_without_the_cache_a_difference_is_still_found(root: Path):
         verify_data(root / "data", root / "data.dvc")
 
 
-@pytest.mark.parametrize("text", ["", "outs: 3", "{", "outs:\n- md5: abc\n"])
+@pytest.mark.parametrize(
+    "text", ["", "outs: 3", "{", "outs:\n- md5: abc\n", "outs:\n- md5: ../../../../x.dir\n"]
+)
 def test_a_pointer_that_is_none_is_named(tmp_path: Path, text: str):
     (tmp_path / "data.dvc").write_text(text)
     with pytest.raises(DataError, match=r"data\.dvc"):

@@ -1,10 +1,13 @@
 """Lineage: what is known is recorded, what is not known is None, and nothing fails."""
 
+import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from vivero.files import sha256_of_file
-from vivero.tracking.lineage import data_digest, read_lineage
+from vivero.tracking.lineage import data_digest, digest_in_pointer, read_lineage
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -77,3 +80,9 @@ def test_only_what_is_known_becomes_a_tag(tmp_path: Path):
     tags = read_lineage(repository(tmp_path), seed=0).as_tags()
     assert tags["lineage.seed"] == "0"
     assert "lineage.weights_sha256" not in tags
+
+
+@pytest.mark.parametrize("md5", ["--output=x", "../../x.dir", "a'b", "", "A" * 32])
+def test_a_pointer_whose_digest_has_not_its_form_names_no_data(md5: str):
+    assert digest_in_pointer(f"outs:\n- md5: {json.dumps(md5)}\n  path: data\n") is None
+    assert digest_in_pointer(f"outs:\n- md5: {'a' * 32}.dir\n") == f"{'a' * 32}.dir"
