@@ -8,6 +8,7 @@ import pytest
 from tests.model_versions import make_artifacts, read
 from vivero.config.schema import Config
 from vivero.errors import DataError, PromotionError
+from vivero.files import write_json
 from vivero.registry.check_model import check_bundle
 from vivero.registry.moves import history
 from vivero.registry.promotion import Request, promote_by_hand, rollback
@@ -134,6 +135,98 @@ def test_a_champion_that_changed_since_the_verdict_is_left_alone(root: Path, tin
     with pytest.raises(PromotionError, match=r"expected version 2 .* found version 1"):
         promote.run(tiny_config, root)
     assert champion(root) == "1"
+
+
+def test_a_stale_verdict_does_not_make_a_version_the_champion(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    flow(root, tiny_config)  # what was judged now is the champion itself
+    shutil.rmtree(root / "artifacts" / "judge")
+    judge.run(tiny_config, root)
+    assert read(root, "judge/verdict.json")["is_champion_itself"] is True
+    shutil.copytree(root / "artifacts", root / "first")
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    flow(root, tiny_config)
+    shutil.rmtree(root / "artifacts")
+    shutil.copytree(root / "first", root / "artifacts")
+
+    with pytest.raises(
+        PromotionError, match=r"out of date: expected version 1 .* found version 2 .*vivero judge"
+    ):
+        promote.run(tiny_config, root)
+    assert champion(root) == "2"
+
+
+@pytest.mark.parametrize("distance", [3.0, 5.05, 6.0])
+def test_a_verdict_against_another_champion_is_refused_whatever_it_was(
+    root: Path, tiny_config: Config, distance: float
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=2, distance=distance - 2.0)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    open_client(root).delete_registered_model_alias("vivero", CHAMPION)
+    with pytest.raises(PromotionError, match=r"expected version 2 .* found nobody"):
+        promote.run(tiny_config, root)
+    assert champion(root) is None
+
+
+def changed_verdict(root: Path, **values: object) -> None:
+    path = root / "artifacts" / "judge" / "verdict.json"
+    write_json(path, {**read(root, "judge/verdict.json"), **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"champion_weights_sha256": "f" * 64}, PromotionError, r"weights ffffffffffff"),
+        ({"champion": "7"}, PromotionError, "expected version 7"),
+        ({"champion": None, "champion_weights_sha256": None}, PromotionError, "expected nobody"),
+        ({"is_champion_itself": True}, PromotionError, "out of date"),
+        ({"gates": [{"reason": "too far", "passed": False}]}, DataError, "contradicts.*too far"),
+        ({"gates": [{"reason": "open", "passed": None}]}, DataError, "contradicts itself"),
+        ({"gates": None}, DataError, "cannot be used"),
+    ],
+)
+def test_what_a_verdict_says_is_checked_against_the_registry(
+    root: Path, tiny_config: Config, values: dict[str, object], error: type, said: str
+):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    changed_verdict(root, **values)
+    with pytest.raises(error, match=said):
+        promote.run(tiny_config, root)
+    assert champion(root) == "1"
+
+
+def test_the_registrys_weights_are_those_that_were_judged(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    flow(root, tiny_config)
+    make_artifacts(root, tiny_config, seed=1, distance=3.0)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    registered = root / "artifacts" / "register" / "registered.json"
+    write_json(registered, {**read(root, "register/registered.json"), "version": "1"})
+    with pytest.raises(PromotionError, match=r"version 1 .* has weights .*vivero judge"):
+        promote.run(tiny_config, root)
+    assert champion(root) == "1"
+
+
+def test_an_incomplete_verdict_says_what_makes_a_new_one(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    judge.run(tiny_config, root)
+    register.run(tiny_config, root)
+    verdict = read(root, "judge/verdict.json")
+    del verdict["champion_weights_sha256"]
+    write_json(root / "artifacts" / "judge" / "verdict.json", verdict)
+    with pytest.raises(DataError, match=r"cannot be used.*champion_weights.*vivero judge"):
+        promote.run(tiny_config, root)
 
 
 def test_a_verdict_on_other_weights_is_refused(root: Path, tiny_config: Config):

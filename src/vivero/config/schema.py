@@ -367,7 +367,7 @@ class RegisterConfig(Section):
 class PromoteConfig(Section):
     """The check in a clean process before the alias moves."""
 
-    num_check_images: Positive
+    num_check_images: Annotated[int, Field(ge=2)]
     check_timeout_s: Positive
 
 

@@ -71,6 +71,8 @@ def problem_of(metric: Mapping[str, Any]) -> str | None:
             return f"its {key} is no number"
         if not math.isfinite(number):
             return f"its {key} is {number}"
+        if key == "std_error" and number < 0:
+            return f"its {key} is {number}, less than 0"
     return None
 
 

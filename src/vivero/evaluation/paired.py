@@ -32,6 +32,11 @@ class Gain:
     is_paired: bool
     degrees_of_freedom: float = math.inf
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether value and error are finite numbers, so that the gain can be compared."""
+        return math.isfinite(self.value) and math.isfinite(self.std_error) and self.std_error >= 0
+
     def quantile(self, probability: float) -> float:
         """Of Student's t at the degrees of freedom of std_error."""
         return float(stats.t.ppf(probability, self.degrees_of_freedom))

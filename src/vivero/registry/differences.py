@@ -8,6 +8,7 @@ apart also differ by their seed, so the error of a gain covers the variance betw
 model of the same weights is compared without it. Pure functions.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,8 +106,16 @@ class Difference:
     seeds: SeedTerm = SeedTerm(is_known=True)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether all its numbers are finite: NaN and infinity decide nothing."""
+        bounds = (self.margin, 0.0 if self.least is None else self.least)
+        return self.gain.is_measured and all(math.isfinite(bound) for bound in bounds)
+
+    @property
     def p_worse(self) -> float:
-        """One-sided p-value of "worse by more than the margin"."""
+        """One-sided p-value of "worse by more than the margin"; 1 for what was not measured."""
+        if not self.is_measured:
+            return 1.0
         over = self.gain.value + self.margin
         if not self.seeds.is_known:
             return 1.0
@@ -227,14 +236,16 @@ def metrics_named(report: Mapping[str, Any], *prefixes: str) -> list[tuple[str, 
 
 
 def _pair(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Any | None:
-    """The values per image of both, when both have as many."""
+    """The values per image of both, when both have as many, and enough for an error."""
     ours, theirs = ((report.get("per_image") or {}).get(name) for report in (candidate, champion))
-    if ours is None or theirs is None or ours.shape != theirs.shape:
+    if ours is None or theirs is None or ours.shape != theirs.shape or len(ours) < 2:
         return None
     return ours, theirs
 
 
 def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
+    if not difference.is_measured:
+        return _gate_without_numbers(difference)
     gain, is_primary = difference.gain, difference.least is not None
     confidence = config.superiority_confidence if is_primary else config.confidence
     level = (1 - confidence) / 2
@@ -272,6 +283,24 @@ def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
         high=gain.value + reach,
         unit=difference.unit,
         is_paired=gain.is_paired,
+    )
+
+
+def _gate_without_numbers(difference: Difference) -> Gate:
+    """An open gate: the difference or its error is not a finite number."""
+    return Gate(
+        name=difference.name,
+        passed=None,
+        value=None,
+        limit=None,
+        reason=(
+            f"cannot be decided: {difference.said}: the gain is {difference.gain.value:.3g} with a "
+            f"standard error of {difference.gain.std_error:.3g}, and both must be finite numbers; "
+            f"judge again, and if it stays so, run `dvc repro -f evaluate` for both models"
+        ),
+        kind="non-inferiority" if difference.least is None else "superiority",
+        unit=difference.unit,
+        is_paired=difference.gain.is_paired,
     )
 
 

@@ -66,11 +66,14 @@ def latency_gain(rounds: list[tuple[float, float]]) -> Gain:
     """1 - median over rounds of candidate / champion, in logarithms; seconds in, a share out.
 
     The median and its error from the median absolute deviation: a round that the machine spent on
-    something else moves neither.
+    something else moves neither. A round without a duration makes the gain NaN, which passes no
+    gate.
 
     Source:
         Rousseeuw and Croux 1993, J. Am. Stat. Assoc. 88 (the deviation).
     """
+    if not rounds or any(not 0 < duration < math.inf for pair in rounds for duration in pair):
+        return Gain(math.nan, math.nan, len(rounds), is_paired=True)
     ratios = [math.log(ours / theirs) for ours, theirs in rounds]
     middle = statistics.median(ratios)
     deviation = statistics.median(abs(ratio - middle) for ratio in ratios)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from vivero.diffusion.generation import GenerationSpec, generate
@@ -32,19 +32,26 @@ def own_spec(bundle: Bundle, batch_images: int, **changes: Any) -> GenerationSpe
 
 
 def own_images(
-    bundle: Bundle, num_images: int, spec: GenerationSpec | None = None
+    bundle: Bundle,
+    num_images: int,
+    spec: GenerationSpec | None = None,
+    labels: Int64[Tensor, " N"] | None = None,
 ) -> UInt8[Tensor, "N C H W"]:
-    """Images of all classes in turn, made on the GPU where there is one.
+    """Generate images on the GPU where there is one, each from noise of its own.
 
     Args:
         bundle: The model.
         num_images: N.
         spec: How; None = by the bundle's own settings with seed 0, in one batch.
+        labels: Class of each image; None = all classes in turn.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bundle.folded_network.to(device)
-    labels = (torch.arange(num_images) % max(1, len(bundle.class_names))).to(device)
+    if labels is None:
+        labels = torch.arange(num_images) % max(1, len(bundle.class_names))
     spec = spec or own_spec(bundle, batch_images=num_images)
     indices = range(num_images)
-    made = generate(bundle.denoiser, bundle.schedule, spec, labels, indices, bundle.image_shape)
+    made = generate(
+        bundle.denoiser, bundle.schedule, spec, labels.to(device), indices, bundle.image_shape
+    )
     return torch.cat(list(made))

@@ -80,6 +80,7 @@ def run(config: Config, root: Path) -> Verdict:
                 **verdict.as_json(),
                 **basis,
                 "champion": None if champion is None else champion.version,
+                "champion_weights_sha256": None if champion is None else champion.weights_sha256,
                 "is_champion_itself": is_champion_itself,
                 "latency_ms": None
                 if latency is None

@@ -1,6 +1,7 @@
 """The gate: limits, then the champion, beyond chance."""
 
 import copy
+import json
 import math
 from typing import Any
 
@@ -485,3 +486,48 @@ def test_a_gain_is_held_to_its_own_confidence():
     worst = report(5.0 + 2.45 * error)
     assert judge(worst, report(5.0), strict).verdict == "hold"
     assert judge(worst, report(5.0), config).verdict == "reject"
+
+
+@pytest.mark.parametrize("name", [FD, LABELS])
+def test_a_negative_standard_error_makes_nothing_sure(name: str):
+    candidate, champion = report(1.0), report(5.0)
+    for made in (candidate, champion):
+        made["metrics"][name]["std_error"] = -1.0
+    assert judge(candidate, champion, CONFIG).verdict == "hold"
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_values_per_image_that_are_not_finite_hold(broken: float):
+    rng = np.random.default_rng(0)
+    noise, own, other = rng.normal(size=(3, NUM_IMAGES)) * [[1.0], [0.1], [0.1]]
+    candidate, champion = paired(4.0, noise, own), paired(5.0, noise, other)
+    assert judge(candidate, champion, CONFIG).verdict == "promote"
+    candidate["per_image"][FD][3] = broken
+    verdict = judge(candidate, champion, CONFIG)
+    assert verdict.verdict == "hold"
+    assert "both must be finite numbers" in " ".join(verdict.reasons)
+    json.dumps(verdict.as_json(), allow_nan=False)
+
+
+def test_one_value_per_image_gives_no_error_and_is_compared_unpaired():
+    candidate, champion = report(4.0), report(5.0)
+    for made in (candidate, champion):
+        made["per_image"] = {FD: np.zeros(1)}
+    verdict = judge(candidate, champion, CONFIG)
+    assert gate_of(verdict, FD).is_paired is False
+
+
+@pytest.mark.parametrize(("gain", "error"), [(math.nan, 0.01), (math.inf, 0.01), (0.1, math.nan)])
+def test_a_latency_that_was_not_measured_holds(gain: float, error: float):
+    broken = Measurements(latency=Gain(gain, error, 9, is_paired=True))
+    verdict = judge(report(1.0), report(5.0), CONFIG, measured=broken)
+    assert verdict.verdict == "hold"
+    json.dumps(verdict.as_json(), allow_nan=False)
+
+
+def test_a_metric_that_is_no_number_does_not_hide_one_that_is_worse():
+    candidate, champion = report(1.0), report(5.0)
+    candidate["metrics"][LOSS]["value"] = 0.9
+    for made in (candidate, champion):
+        made["metrics"][LABELS]["std_error"] = -1.0
+    assert judge(candidate, champion, CONFIG).verdict == "reject"

@@ -43,3 +43,10 @@ def test_two_models_are_timed_in_turns(tmp_path, tiny_config):
     found = measured_latency(bundle, bundle, batch_images=2, budget_s=0)
     assert found.gain.n == MIN_ROUNDS
     assert min(found.candidate_ms, found.champion_ms) > 0
+
+
+@pytest.mark.parametrize("broken", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_clock_that_gives_no_duration_gives_no_gain(broken: float):
+    gain = latency_gain([*rounds(1.0, 0), (broken, 1.0)])
+    assert not gain.is_measured
+    assert not latency_gain([]).is_measured
