@@ -18,6 +18,9 @@ NO_LIMITS = {  # a model of a few seconds is a bad one
     "judge.max_frechet_over_floor": 1.0e9,
     "judge.min_label_agreement": 0.0,
     "judge.max_copied_share": 1.0,
+    "judge.max_near_equal_share": 1.0,
+    "judge.min_recall_over_floor": 0.0,
+    "judge.min_coverage_over_floor": 0.0,
     "judge.max_unusable_share": 1.0,
 }
 

@@ -29,7 +29,7 @@ FIGURES = {
     "precision.efficientnet_lite0.20", "recall.efficientnet_lite0.20",
     "density.efficientnet_lite0.20", "coverage.efficientnet_lite0.20",
     "label_agreement.small_cnn.20", "cas.small_cnn.20", "denoising_loss.mean.8",
-    "copied_share.pixels.10", "nearest_ratio.pixels.10",
+    "copied_share.pixels.10", "nearest_ratio.pixels.10", "near_equal_share.pixels.20",
     "copied_share.features.10", "nearest_ratio.features.10", "unusable_share.efficientnet_lite0.20",
 }  # fmt: skip
 FIELDS = {
@@ -121,7 +121,9 @@ def test_values_per_image_say_what_the_figures_say(report, out_dir: Path):
     distance = "fd.efficientnet_lite0.20"
     assert set(values) == {
         distance, distance + OF_REFERENCE, "label_agreement.small_cnn.20", "denoising_loss.mean.8",
-        "copied_share.pixels.10", "copied_share.features.10",
+        "copied_share.pixels.10", "copied_share.features.10", "near_equal_share.pixels.20",
+        "precision.efficientnet_lite0.20", "recall.efficientnet_lite0.20",
+        "coverage.efficientnet_lite0.20",
         "unusable_share.efficientnet_lite0.20",
     }  # fmt: skip
     for name, row in values.items():

@@ -31,7 +31,7 @@ def test_the_first_sound_model_is_first(root: Path, tiny_config: Config):
     assert verdict["champion"] is None
     assert verdict["weights_sha256"] == weights_sha256
     assert {gate["name"]: gate["passed"] for gate in verdict["gates"]}["lineage"] is True
-    assert read(root, "judge/summary.json")["made"] == "verdict 'first', 9 of 9 gates passed"
+    assert read(root, "judge/summary.json")["made"] == "verdict 'first', 12 of 12 gates passed"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_clone_that_judged_nothing_changes_nothing_in_the_registry(
     [
         (5.05, "not promoted (hold): not better beyond chance"),
         (6.0, "not promoted (reject): worse beyond chance"),
-        (40.0, "over floor is 40, at most 30, over by 10"),
+        (40.0, "over floor is 40, at most 6, over by 34"),
     ],
 )
 def test_a_refusal_says_which_gate_and_by_how_much(

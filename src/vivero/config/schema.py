@@ -333,6 +333,9 @@ class JudgeMargins(Section):
 
     label_agreement: Share
     copied_share: Share
+    near_equal_share: Share
+    recall: Share
+    coverage: Share
     unusable_share: Share
     denoising_loss: Share
     latency: NonNegative
@@ -344,6 +347,9 @@ class JudgeConfig(Section):
     max_frechet_over_floor: PositiveFloat
     min_label_agreement: Share
     max_copied_share: Share
+    max_near_equal_share: Share
+    min_recall_over_floor: Share
+    min_coverage_over_floor: Share
     max_unusable_share: Share
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     superiority_confidence: Annotated[float, Field(gt=0.5, lt=1)]

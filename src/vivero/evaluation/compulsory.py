@@ -34,6 +34,9 @@ COMPULSORY = (
     Compulsory("label_agreement", ("label_agreement.",), "label agreement", needs_classes=True),
     Compulsory("copied_share.pixels", ("copied_share.pixels.",), "copies of training images"),
     Compulsory("copied_share.features", ("copied_share.features.",), "copies of training images"),
+    Compulsory("near_equal_share", ("near_equal_share.",), "near-equal samples"),
+    Compulsory("recall", ("recall.",), "precision and recall"),
+    Compulsory("coverage", ("coverage.",), "precision and recall"),
     Compulsory("unusable_share", ("unusable_share.",), "unusable images"),
     Compulsory("denoising_loss.mean", ("denoising_loss.mean.",), "denoising loss"),
 )

@@ -1,16 +1,21 @@
 """Does the model copy? The nearest training images of each sample, and of real images as well.
 
-A sample is called copied when one training image is far nearer to it than all others: at less than
-COPIED_RATIO of the distance of the second nearest. Held-out real images give the floor. Distances
-are Euclidean, in pixels or in features. Pure functions.
+A sample is a copy by either of two rules. The ratio: one cluster of nearly equal training images is
+far nearer to it than every image outside that cluster. The distance: it is as near to a training
+image as nearly equal images are. Two images are nearly equal when their distance is less than
+NEAR_EQUAL_RATIO of the usual distance, the median from held-out real images to their nearest
+training images. Held-out real images give the floor. Distances are Euclidean, in pixels or in
+features. Pure functions.
 
 Letters: K images that are looked at, N training images, H held-out ones, D dimensions.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from vivero.errors import NotComputableError
@@ -19,31 +24,41 @@ from vivero.evaluation.precision_recall import distances_between
 
 COPIED_RATIO = 1 / 3  # Yoon et al. 2023, "Diffusion probabilistic models generalize when they
 # fail to memorize", section 3
+NEAR_EQUAL_RATIO = 1 / 4  # docs/experiments.md: calls 0.2 % of held-out real images copies
 CHUNK_ROWS = 256
+NUM_DIRECTIONS = 24  # of the projection in which near-equal training images are looked for
+NUM_FITTED_IMAGES = 4000  # that the projection is fitted to
+ROUNDING = 1.01  # the projection is computed in single precision
+NUM_CANDIDATES = 8  # nearest images in the projection, whose true distance is computed
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each image the nearest training image: its row, how far it is, how far the next one is.
+    """For each image the nearest training image, and the nearest one outside of its cluster.
 
     Attributes:
-        rows: Shape (K,), int64.
-        distances: Shape (K,), >= 0.
-        next_distances: Shape (K,), >= distances.
+        rows: Row of the nearest training image, shape (K,), int64.
+        distances: How far it is, shape (K,), >= 0.
+        next_distances: How far the nearest training image is that is not nearly equal to the
+            nearest one, shape (K,); infinite where all training images are nearly equal.
+        near_equal_distance: Images that are nearer than this are nearly equal.
     """
 
     rows: Int64[Tensor, " K"]
     distances: Float[Tensor, " K"]
     next_distances: Float[Tensor, " K"]
+    near_equal_distance: float
 
     @property
     def is_copied(self) -> Bool[Tensor, " K"]:
-        """Of each image whether one training image is far nearer to it than all others."""
-        return self.distances < COPIED_RATIO * self.next_distances
+        """Of each image whether it is a copy by the ratio or by the distance."""
+        by_ratio = self.distances < COPIED_RATIO * self.next_distances
+        by_ratio &= self.next_distances.isfinite()  # else there is nothing to compare with
+        return by_ratio | (self.distances < self.near_equal_distance)
 
     @property
     def num_copied(self) -> int:
-        """Images that one training image is far nearer to than all others."""
+        """Number of copies."""
         return int(self.is_copied.sum())
 
 
@@ -63,10 +78,36 @@ class Copying:
     distance_ratio: Estimate
 
 
+def near_equal_distance(held_out: Float[Tensor, "H D"], training: Float[Tensor, "N D"]) -> float:
+    """The distance below which two images are nearly equal.
+
+    distance = NEAR_EQUAL_RATIO * median over held-out images of the distance to the nearest
+    training image
+
+    Raises:
+        NotComputableError: When there is no held-out or no training image.
+    """
+    if not len(held_out) or not len(training):
+        raise NotComputableError(
+            f"near-equal images need at least 1 held-out and 1 training image; "
+            f"got {len(held_out)} and {len(training)}"
+        )
+    chunks = [
+        distances_between(held_out[start : start + CHUNK_ROWS], training).amin(dim=1)
+        for start in range(0, len(held_out), CHUNK_ROWS)
+    ]
+    return NEAR_EQUAL_RATIO * float(torch.cat(chunks).median())
+
+
 def nearest_training_images(
-    images: Float[Tensor, "K D"], training: Float[Tensor, "N D"]
+    images: Float[Tensor, "K D"], training: Float[Tensor, "N D"], near_equal: float
 ) -> Nearest:
-    """The nearest row of training for each row of images.
+    """The nearest training image of each image, and the nearest outside of its cluster.
+
+    Args:
+        images: Shape (K, D).
+        training: Shape (N, D), N >= 2.
+        near_equal: Distance below which two images are nearly equal, from `near_equal_distance`.
 
     Raises:
         NotComputableError: When there are fewer than two training images.
@@ -75,13 +116,56 @@ def nearest_training_images(
         raise NotComputableError(
             f"nearest images need at least 2 training images; got {len(training)}"
         )
-    chunks = [
-        distances_between(images[start : start + CHUNK_ROWS], training).topk(2, largest=False)
-        for start in range(0, len(images), CHUNK_ROWS)
-    ]
-    distances = torch.cat([chunk.values for chunk in chunks])
-    rows = torch.cat([chunk.indices for chunk in chunks])
-    return Nearest(rows[:, 0], distances[:, 0], distances[:, 1])
+    rows, distances, next_distances = [], [], []
+    for start in range(0, len(images), CHUNK_ROWS):
+        chunk = images[start : start + CHUNK_ROWS]
+        to_training = distances_between(chunk, training)
+        nearest = to_training.min(dim=1)
+        to_nearest = distances_between(training[nearest.indices], training)
+        is_in_cluster = to_nearest < near_equal
+        is_in_cluster[torch.arange(len(chunk)), nearest.indices] = True
+        to_training[is_in_cluster] = torch.inf
+        rows.append(nearest.indices)
+        distances.append(nearest.values)
+        next_distances.append(to_training.amin(dim=1))
+    return Nearest(torch.cat(rows), torch.cat(distances), torch.cat(next_distances), near_equal)
+
+
+def has_near_equal(images: Float[Tensor, "N D"], near_equal: float) -> Bool[Tensor, " N"]:
+    """Of each image whether another one is nearly equal to it.
+
+    Orthogonal projection never lengthens a distance, so whatever is near in full is near in the
+    projection, where a tree finds it quickly. The true distances of NUM_CANDIDATES of these are
+    computed. An image is missed only if that many others are nearer in the projection but not in
+    full.
+
+    Args:
+        images: Shape (N, D).
+        near_equal: Distance below which two images are nearly equal.
+    """
+    if len(images) < 2:
+        return torch.zeros(len(images), dtype=torch.bool)
+    centred = images - images.mean(dim=0)
+    step = -(-len(images) // NUM_FITTED_IMAGES)
+    fitted = centred[::step].double()
+    directions = torch.linalg.eigh(fitted.T @ fitted).eigenvectors[:, -NUM_DIRECTIONS:]
+    projected = (centred @ directions.to(centred.dtype)).numpy()
+    num_candidates = min(NUM_CANDIDATES + 1, len(images))  # an image is a candidate of its own
+    rows = cKDTree(projected).query(
+        projected,
+        k=num_candidates,
+        distance_upper_bound=near_equal * ROUNDING,
+        workers=torch.get_num_threads(),
+    )[1]
+    own = np.arange(len(images))[:, None]
+    first, place = np.nonzero((rows != own) & (rows < len(images)))  # len(images) stands for none
+    second = rows[first, place]
+    found = torch.zeros(len(images), dtype=torch.bool)
+    for start in range(0, len(first), CHUNK_ROWS):
+        ours, others = first[start : start + CHUNK_ROWS], second[start : start + CHUNK_ROWS]
+        is_near = torch.linalg.vector_norm(images[ours] - images[others], dim=1) < near_equal
+        found[ours[is_near.numpy()]] = True
+    return found
 
 
 def copying(
@@ -96,7 +180,8 @@ def copying(
         generator: For the resamples.
 
     Raises:
-        NotComputableError: When there are fewer than two images on either side.
+        NotComputableError: When there are fewer than two images on either side, or most held-out
+            images are training images.
     """
     ours, theirs = samples.distances.double(), held_out.distances.double()
     if min(len(ours), len(theirs)) < 2:
@@ -104,6 +189,11 @@ def copying(
             f"copying needs at least 2 images on each side; got {len(ours)} and {len(theirs)}"
         )
     usual = float(theirs.median())
+    if not usual:
+        raise NotComputableError(
+            "most held-out images are training images, so copies cannot be told from new images; "
+            "remove the images of the test split from the training split"
+        )
 
     def ratio(rows: Int64[Tensor, " K"]) -> float:
         return float(ours[rows].median()) / usual

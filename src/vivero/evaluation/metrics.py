@@ -27,6 +27,7 @@ from vivero.evaluation.classifier import (
     train_classifier,
 )
 from vivero.evaluation.cores import spread_over_cores
+from vivero.evaluation.diversity import Repetition
 from vivero.evaluation.frechet import Influence, estimate_of, frechet_influence, moments
 from vivero.evaluation.inception import KNOWN_SHA256
 from vivero.evaluation.inception_score import inception_score
@@ -118,6 +119,15 @@ def distance_metrics(features: Tensor, reference: Reference) -> tuple[Metrics, P
     }
 
 
+def near_equal_metric(found: Repetition) -> tuple[Metrics, PerImage]:
+    """The share of samples that are nearly equal to another one, and of real images."""
+    ours, floor = (
+        share_estimate(int(marked.sum()), len(marked)) for marked in (found.samples, found.held_out)
+    )
+    name = f"near_equal_share.pixels.{count_name(ours.n)}"
+    return {name: metric(ours, "lower", PIXELS, floor)}, {name: found.samples}
+
+
 def unusable_metric(found: Unusable, reference: Reference) -> Metrics:
     """The share of unusable samples, and of held-out real images that this would call so."""
     n = len(found.samples)
@@ -129,8 +139,14 @@ def unusable_metric(found: Unusable, reference: Reference) -> Metrics:
     return {name: metric(ours, "lower", source, floor)}
 
 
-def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: int) -> Metrics:
+def neighbour_metrics(
+    features: Tensor, reference: Reference, num_neighbours: int
+) -> tuple[Metrics, PerImage]:
     """Precision, recall, density and coverage against as many reference images.
+
+    Returns:
+        The metrics, and what each image counts for: samples for precision, reference images for
+        recall and coverage.
 
     Raises:
         NotComputableError: When there are not more images on each side than neighbours.
@@ -140,9 +156,14 @@ def neighbour_metrics(features: Tensor, reference: Reference, num_neighbours: in
     real = reference.features[: len(features)]
     judged = partial(neighbourhoods, reference=real, num_neighbours=num_neighbours)
     ours, theirs = spread_over_cores(judged, _samples_and_held_out(features, reference))
-    return {
+    metrics = {
         f"{name}.{suffix}": metric(getattr(ours, name), "higher", source, getattr(theirs, name))
         for name in ("precision", "recall", "density", "coverage")
+    }
+    return metrics, {
+        f"precision.{suffix}": ours.is_precise.numpy(),
+        f"recall.{suffix}": ours.is_recalled.numpy(),
+        f"coverage.{suffix}": ours.is_covered.numpy(),
     }
 
 

@@ -42,6 +42,17 @@ INTRO = (
     "sea Inception no es FID.",
 )
 
+NEAR_EQUAL = (
+    "Training images that have another one nearer than a quarter of the usual distance from a real "
+    "image to its nearest training image. A model memorises repeated images first: remove "
+    "repetitions from the data if there are many. Copies are counted against the nearest training "
+    "image outside such a group.",
+    "Imágenes de entrenamiento que tienen otra a menos de un cuarto de la distancia usual de una "
+    "imagen real a su imagen de entrenamiento más cercana. Un modelo memoriza primero las imágenes "
+    "repetidas: si son muchas, elimine las repeticiones de los datos. Las copias se cuentan frente "
+    "a la imagen de entrenamiento más cercana fuera de ese grupo.",
+)
+
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -84,6 +95,13 @@ button { float: right; font: inherit; padding: .2rem .8rem; border: 1px solid #8
 <td>{{ t("lower", "menor") if m.better == "lower" else t("higher", "mayor") }}</td></tr>
 {% endfor -%}
 </tbody></table></div>
+{% if report.near_equal_training_images %}
+<h2>{{ t("Near-equal training images", "Imágenes de entrenamiento casi iguales") }}</h2>
+<ul>{% for space, found in report.near_equal_training_images.items() %}
+<li><code>{{ space }}</code>: {{ found.num_near_equal }} / {{ found.num_images }}</li>{% endfor %}
+</ul>
+<p>{{ t(*near_equal) }}</p>
+{% endif %}
 {% if report.not_computed %}
 <h2>{{ t("Not computed", "No calculado") }}</h2>
 <ul>{% for name, why in report.not_computed.items() %}
@@ -142,10 +160,16 @@ def write_page(report: Mapping[str, Any], pictures: Mapping[str, Path], path: Pa
         if name in pictures and pictures[name].exists()
     }
     page = environment.from_string(TEMPLATE).render(
-        report={"not_computed": {}, "lineage": {}, **report},
+        report={
+            "not_computed": {},
+            "lineage": {},
+            "near_equal_training_images": {},
+            **report,
+        },
         pictures=encoded,
         titles=PICTURES,
         intro=INTRO,
+        near_equal=NEAR_EQUAL,
         t=in_both,
     )
     write_text(path, page)

@@ -89,6 +89,9 @@ def paired_error(ours: np.ndarray, theirs: np.ndarray) -> float:
         ours: Values or influences of each image, shape (N,), N >= 2.
         theirs: The same of the other model.
 
+    Returns:
+        The error; NaN when a value is not finite.
+
     Source:
         After Agresti and Min 2005, Statistics in Medicine 24 (shares): they add half a pair to each
         of four cells (M = N + 2), here the pairs that agree, which add no error, are left alone.
@@ -103,6 +106,8 @@ def paired_error(ours: np.ndarray, theirs: np.ndarray) -> float:
             n + 2 * CHANGED
         )
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
+    if not np.isfinite(difference).all():
+        return math.nan
     return float(difference.std(ddof=1)) / math.sqrt(n)
 
 

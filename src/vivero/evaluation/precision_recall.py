@@ -26,12 +26,18 @@ class Neighbourhoods:
         recall: Share of reference images inside a ball of the images.
         density: Mean number of reference balls that an image lies in, over k; may exceed 1.
         coverage: Share of reference balls with an image inside.
+        is_precise: Of each image whether it counts for precision, shape (N,).
+        is_recalled: Of each reference image whether it counts for recall, shape (M,).
+        is_covered: Of each reference image whether it counts for coverage, shape (M,).
     """
 
     precision: Estimate
     recall: Estimate
     density: Estimate
     coverage: Estimate
+    is_precise: Bool[Tensor, " N"]
+    is_recalled: Bool[Tensor, " M"]
+    is_covered: Bool[Tensor, " M"]
 
 
 def neighbourhoods(
@@ -55,19 +61,23 @@ def neighbourhoods(
     if reference_radii is None:
         reference_radii = neighbour_radii(reference, num_neighbours)
     num_balls = torch.zeros(len(features), dtype=torch.long)  # of the reference, around each image
-    is_recalled: list[Bool[Tensor, " B"]] = []
-    is_covered: list[Bool[Tensor, " B"]] = []
+    recalled: list[Bool[Tensor, " B"]] = []
+    covered: list[Bool[Tensor, " B"]] = []
     for start in range(0, len(reference), CHUNK_ROWS):
         distances = distances_between(reference[start : start + CHUNK_ROWS], features)
         is_inside = distances < reference_radii[start : start + CHUNK_ROWS, None]
         num_balls += is_inside.sum(dim=0)
-        is_covered.append(is_inside.any(dim=1))
-        is_recalled.append((distances < radii).any(dim=1))
+        covered.append(is_inside.any(dim=1))
+        recalled.append((distances < radii).any(dim=1))
+    is_precise, is_recalled, is_covered = num_balls > 0, torch.cat(recalled), torch.cat(covered)
     return Neighbourhoods(
-        precision=share_estimate(int((num_balls > 0).sum()), len(features)),
-        recall=share_estimate(int(torch.cat(is_recalled).sum()), len(reference)),
+        precision=share_estimate(int(is_precise.sum()), len(features)),
+        recall=share_estimate(int(is_recalled.sum()), len(reference)),
         density=mean_estimate(num_balls.double() / num_neighbours),
-        coverage=share_estimate(int(torch.cat(is_covered).sum()), len(reference)),
+        coverage=share_estimate(int(is_covered.sum()), len(reference)),
+        is_precise=is_precise,
+        is_recalled=is_recalled,
+        is_covered=is_covered,
     )
 
 

@@ -168,6 +168,9 @@ def differences(
     for prefix, margin, unit in (
         ("label_agreement.", margins.label_agreement, "share"),
         ("copied_share.", margins.copied_share, "share"),
+        ("near_equal_share.", margins.near_equal_share, "share"),
+        ("recall.", margins.recall, "share"),
+        ("coverage.", margins.coverage, "share"),
         ("unusable_share.", margins.unusable_share, "share"),
         ("denoising_loss.", margins.denoising_loss, "of champion"),
     ):
@@ -327,7 +330,7 @@ def _how(difference: Difference) -> str:
 
 
 def _better(name: str) -> str:
-    return "higher" if name.startswith("label_agreement.") else "lower"
+    return "higher" if name.startswith(("label_agreement.", "recall.", "coverage.")) else "lower"
 
 
 def _said(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> str:

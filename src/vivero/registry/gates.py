@@ -108,6 +108,10 @@ def limit_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, .
         gates.append(_at_least(name, metric["value"], config.min_label_agreement))
     for name, metric in metrics_named(report, "copied_share."):
         gates.append(_at_most(name, metric["value"], config.max_copied_share))
+    for name, metric in metrics_named(report, "near_equal_share."):
+        gates.append(_at_most(name, metric["value"], config.max_near_equal_share))
+    gates += _over_floor_gates(report, "recall.", config.min_recall_over_floor)
+    gates += _over_floor_gates(report, "coverage.", config.min_coverage_over_floor)
     for name, metric in metrics_named(report, "unusable_share."):
         gates.append(_at_most(name, metric["value"], config.max_unusable_share))
     return (*gates, *_missing_gates("candidate", missing_metrics(report)))
@@ -135,16 +139,38 @@ def _other_protocol(ours: str, theirs: str) -> Gate:
 
 def _distance_gates(report: Mapping[str, Any], config: JudgeConfig) -> list[Gate]:
     """The limit of the Fréchet distance; none where the report lacks it (`_missing_gates`)."""
-    found = metrics_named(report, *DISTANCES)[:1]
     gates = []
-    for name, metric in found:
-        floor = metric.get("floor")
-        if floor is None or not math.isfinite(floor) or floor <= 0:
-            gates.append(_open(f"{name} over floor", f"{name} has no floor to compare with"))
+    for name, metric in metrics_named(report, *DISTANCES)[:1]:
+        ratio = _ratio_to_floor(metric)
+        if ratio is None:
+            gates.append(_without_floor(name))
         else:
-            ratio = metric["value"] / floor
             gates.append(_at_most(f"{name} over floor", ratio, config.max_frechet_over_floor))
     return gates
+
+
+def _over_floor_gates(report: Mapping[str, Any], prefix: str, least: float) -> list[Gate]:
+    """The limit of a metric that is higher for better models, as a share of real images' own."""
+    gates = []
+    for name, metric in metrics_named(report, prefix):
+        ratio = _ratio_to_floor(metric)
+        if ratio is None:
+            gates.append(_without_floor(name))
+        else:
+            gates.append(_at_least(f"{name} over floor", ratio, least))
+    return gates
+
+
+def _ratio_to_floor(metric: Mapping[str, Any]) -> float | None:
+    """The value over its floor; None without a floor that can be divided by."""
+    floor = metric.get("floor")
+    if not isinstance(floor, int | float) or not 0 < floor < math.inf:
+        return None
+    return float(metric["value"] / floor)
+
+
+def _without_floor(name: str) -> Gate:
+    return _open(f"{name} over floor", f"{name} has no floor to compare with")
 
 
 def _lineage_gate(report: Mapping[str, Any]) -> Gate:

@@ -1,7 +1,7 @@
 """Stage `evaluate`: judge the samples; every figure with its interval, its n and its floor."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from vivero.evaluation.classifier import NAME as CLASSIFIER
 from vivero.evaluation.classifier import Teaching, load_classifier
 from vivero.evaluation.compulsory import compulsory_names
 from vivero.evaluation.denoising import LevelLoss, errors_by_noise_level, held_out_bank
+from vivero.evaluation.diversity import LabelledImages, repetition
 from vivero.evaluation.extractors import build_extractor
 from vivero.evaluation.features import Features, cached_features
 from vivero.evaluation.findings import Findings, write_csv
 from vivero.evaluation.intervals import mean_estimate, share_estimate
-from vivero.evaluation.memorisation import Nearest, copying, nearest_training_images
+from vivero.evaluation.memorisation import (
+    Nearest,
+    copying,
+    has_near_equal,
+    near_equal_distance,
+    nearest_training_images,
+)
 from vivero.evaluation.metrics import (
     PIXELS,
     Labelled,
@@ -41,6 +48,7 @@ from vivero.evaluation.metrics import (
     labelled,
     mean_of,
     metric,
+    near_equal_metric,
     neighbour_metrics,
     source_of,
     unusable_metric,
@@ -102,12 +110,13 @@ def run(config: Config, root: Path) -> None:
         "inception score",
         partial(inception_score_metric, exhibit.features.logits, exhibit.reference),
     )
-    findings.add("precision and recall", partial(neighbours, exhibit))
+    findings.add("precision and recall", partial(neighbours, exhibit, findings))
     findings.add("label agreement", partial(agreement, exhibit, findings))
     findings.add("classification accuracy score", partial(accuracy_score, exhibit, findings))
     findings.add("denoising loss", partial(denoising, exhibit, findings))
     nearest = nearest_images(exhibit)
     findings.add("copies of training images", partial(copies, exhibit, findings, nearest))
+    findings.add("near-equal samples", partial(near_equal, exhibit, findings))
     findings.add("unusable images", partial(unusable, exhibit, findings))
     out_dir = artifacts_dir(root, "evaluate")
     report = {
@@ -196,10 +205,26 @@ def distances(exhibit: Exhibit, findings: Findings) -> Metrics:
     return metrics
 
 
-def neighbours(exhibit: Exhibit) -> Metrics:
+def neighbours(exhibit: Exhibit, findings: Findings) -> Metrics:
     """Precision, recall, density and coverage."""
     num_neighbours = exhibit.config.evaluate.num_neighbours
-    return neighbour_metrics(exhibit.features.features, exhibit.reference, num_neighbours)
+    metrics, per_image = neighbour_metrics(
+        exhibit.features.features, exhibit.reference, num_neighbours
+    )
+    findings.keep(per_image)
+    return metrics
+
+
+def near_equal(exhibit: Exhibit, findings: Findings) -> Metrics:
+    """How many samples are nearly equal to another one."""
+    splits = (exhibit.train, exhibit.test)
+    real, held_out = (LabelledImages(split.images, np.asarray(split.labels)) for split in splits)
+    if len(exhibit.bundle.class_names) < 2:  # samples carry a label, real images none
+        real, held_out = (replace(side, labels=0 * side.labels) for side in (real, held_out))
+    samples = LabelledImages(exhibit.samples.images, exhibit.samples.labels)
+    metrics, per_image = near_equal_metric(repetition(samples, real, held_out))
+    findings.keep(per_image)
+    return metrics
 
 
 def agreement(exhibit: Exhibit, findings: Findings) -> Metrics:
@@ -268,20 +293,33 @@ def nearest_images(exhibit: Exhibit) -> dict[str, tuple[Nearest, Nearest, Source
     """Nearest training images of samples and of held-out images, in pixels and in features."""
     count = exhibit.config.evaluate.num_memorisation_images
     reference = exhibit.reference
-    pixels = as_float(exhibit.train.images)
-    held_out = as_float(exhibit.test.images[:count])
     return {
         "pixels": (
-            nearest_training_images(as_float(exhibit.samples.images[:count]), pixels),
-            nearest_training_images(held_out, pixels),
+            *_nearest(
+                as_float(exhibit.samples.images[:count]),
+                as_float(exhibit.test.images[:count]),
+                as_float(exhibit.train.images),
+            ),
             PIXELS,
         ),
         "features": (
-            nearest_training_images(exhibit.features.features[:count], reference.features),
-            nearest_training_images(reference.held_out[:count], reference.features),
+            *_nearest(
+                exhibit.features.features[:count], reference.held_out[:count], reference.features
+            ),
             source_of(reference),
         ),
     }
+
+
+def _nearest(
+    samples: torch.Tensor, held_out: torch.Tensor, training: torch.Tensor
+) -> tuple[Nearest, Nearest]:
+    """Nearest training images of samples and of held-out images."""
+    near_equal = near_equal_distance(held_out, training)
+    return (
+        nearest_training_images(samples, training, near_equal),
+        nearest_training_images(held_out, training, near_equal),
+    )
 
 
 def copies(
@@ -293,6 +331,13 @@ def copies(
         space: (copying(ours, theirs, num_bootstrap, exhibit.generator), source)
         for space, (ours, theirs, source) in nearest.items()
     }
+    findings.details["near_equal_training_images"] = {
+        space: _near_equal_count(rows, nearest[space][0].near_equal_distance)
+        for space, rows in (
+            ("pixels", as_float(exhibit.train.images)),
+            ("features", exhibit.reference.features),
+        )
+    }
     num_images = len(nearest["pixels"][0].rows)
     findings.keep(
         {
@@ -301,6 +346,12 @@ def copies(
         }
     )
     return copying_metrics(found, num_images)
+
+
+def _near_equal_count(training: torch.Tensor, near_equal: float) -> dict[str, int]:
+    """How many training images have a near-equal one among the others."""
+    found = has_near_equal(training, near_equal)
+    return {"num_images": len(found), "num_near_equal": int(found.sum())}
 
 
 def unusable(exhibit: Exhibit, findings: Findings) -> Metrics:

@@ -21,6 +21,9 @@ CONFIG = JudgeConfig(
     max_frechet_over_floor=10.0,
     min_label_agreement=0.8,
     max_copied_share=0.01,
+    max_near_equal_share=0.15,
+    min_recall_over_floor=0.4,
+    min_coverage_over_floor=0.4,
     max_unusable_share=0.05,
     confidence=0.95,
     superiority_confidence=0.95,
@@ -29,6 +32,9 @@ CONFIG = JudgeConfig(
     margins=JudgeMargins(
         label_agreement=0.025,
         copied_share=0.01,
+        near_equal_share=0.03,
+        recall=0.05,
+        coverage=0.05,
         unusable_share=0.01,
         denoising_loss=0.05,
         latency=0.15,
@@ -40,6 +46,8 @@ CONFIG = JudgeConfig(
 FD = "fd.efficientnet_lite0.5k"
 LABELS, LOSS = "label_agreement.small_cnn.5k", "denoising_loss.mean.1k"
 UNUSABLE = "unusable_share.efficientnet_lite0.5k"
+NEAR_EQUAL = "near_equal_share.pixels.5k"
+RECALL, COVERAGE = "recall.efficientnet_lite0.5k", "coverage.efficientnet_lite0.5k"
 NUM_IMAGES = 400
 BROKEN = {  # what a fault, or a file that was edited, can leave in a metric
     "error NaN": {"std_error": math.nan},
@@ -64,6 +72,9 @@ def report(distance: float = 5.0, std_error: float = 0.1) -> dict[str, Any]:
             LABELS: metric(0.93, 0.004, 0.9),
             "copied_share.features.500": metric(0.0, 0.0, 0.0),
             "copied_share.pixels.500": metric(0.0, 0.0, 0.0),
+            NEAR_EQUAL: metric(0.03, 0.0024, 0.05),
+            RECALL: {**metric(0.6, 0.007, 0.9), "better": "higher"},
+            COVERAGE: {**metric(0.7, 0.0065, 0.97), "better": "higher"},
             UNUSABLE: metric(0.004, 0.0009, 0.005),
             LOSS: metric(0.25, 0.001, None),
         },
@@ -98,6 +109,9 @@ def test_without_a_champion_a_sound_model_is_first():
         (FD, 10.5, "over by 0.5"),
         ("label_agreement.small_cnn.5k", 0.7, "short by 0.1"),
         ("copied_share.features.500", 0.02, "over by 0.01"),
+        (NEAR_EQUAL, 0.2, "over by 0.05"),
+        (RECALL, 0.18, "over floor is 0.2, at least 0.4, short by 0.2"),
+        (COVERAGE, 0.194, "over floor is 0.2, at least 0.4, short by 0.2"),
     ],
 )
 @pytest.mark.parametrize("champion", [None, report(distance=9.9)])
@@ -482,8 +496,8 @@ def test_a_gain_is_held_to_its_own_confidence():
     assert judge(better, report(5.0), CONFIG).verdict == "promote"
     assert judge(better, report(5.0), strict).verdict == "hold"
     config = strict.model_copy(update={"confidence": 0.9})
-    assert judge(worse, report(5.0), config).verdict == "hold"  # Holm: one of six figures
-    worst = report(5.0 + 2.45 * error)
+    assert judge(worse, report(5.0), config).verdict == "hold"  # Holm: one of nine metrics
+    worst = report(5.0 + 2.7 * error)
     assert judge(worst, report(5.0), strict).verdict == "hold"
     assert judge(worst, report(5.0), config).verdict == "reject"
 
@@ -531,3 +545,44 @@ def test_a_metric_that_is_no_number_does_not_hide_one_that_is_worse():
     for made in (candidate, champion):
         made["metrics"][LABELS]["std_error"] = -1.0
     assert judge(candidate, champion, CONFIG).verdict == "reject"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "verdict"),
+    [
+        (NEAR_EQUAL, 0.01, "promote"),
+        (NEAR_EQUAL, 0.032, "hold"),
+        (NEAR_EQUAL, 0.06, "reject"),
+        (RECALL, -0.01, "promote"),
+        (RECALL, -0.055, "hold"),
+        (RECALL, -0.1, "reject"),
+        (COVERAGE, -0.01, "promote"),
+        (COVERAGE, -0.055, "hold"),
+        (COVERAGE, -0.1, "reject"),
+    ],
+)
+def test_diversity_must_not_be_worse_than_the_champions_by_more_than_its_margin(
+    name: str, change: float, verdict: str
+):
+    candidate = report(4.0)
+    candidate["metrics"][name]["value"] += change
+    assert judge(candidate, report(5.0), CONFIG).verdict == verdict
+
+
+@pytest.mark.parametrize("name", [NEAR_EQUAL, RECALL, COVERAGE])
+def test_diversity_that_was_not_measured_holds(name: str):
+    candidate = report(4.0)
+    del candidate["metrics"][name]
+    assert judge(candidate, None, CONFIG).verdict == "hold"
+    assert judge(candidate, report(5.0), CONFIG).verdict == "hold"
+    champion = report(5.0)
+    del champion["metrics"][name]
+    assert judge(report(4.0), champion, CONFIG).verdict == "hold"
+
+
+@pytest.mark.parametrize("floor", [None, 0.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", [RECALL, COVERAGE])
+def test_coverage_without_a_floor_is_held(name: str, floor: float | None):
+    candidate = report()
+    candidate["metrics"][name]["floor"] = floor
+    assert judge(candidate, None, CONFIG).verdict == "hold"

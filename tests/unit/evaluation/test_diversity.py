@@ -1,0 +1,112 @@
+"""A model that repeats a few images is told from one that makes new ones, whatever it changes."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from tests.near_duplicates import moved, noisy, pictures
+from vivero.errors import NotComputableError
+from vivero.evaluation.diversity import (
+    MAX_GROUP_IMAGES,
+    NEAR_EQUAL_QUANTILE,
+    LabelledImages,
+    nearest_of_others,
+    repetition,
+)
+from vivero.evaluation.metrics import near_equal_metric
+
+NUM_IMAGES = 600
+
+
+def labelled(images: np.ndarray, num_classes: int = 3) -> LabelledImages:
+    return LabelledImages(images, np.arange(len(images)) % num_classes)
+
+
+REAL, HELD_OUT = (labelled(pictures(NUM_IMAGES, seed)) for seed in (1, 2))
+
+
+def repeated(num_distinct: int, seed: int = 3) -> np.ndarray:
+    """Images that were never trained on, each of them several times, in any order."""
+    rows = np.random.default_rng(seed).integers(num_distinct, size=NUM_IMAGES)
+    return pictures(num_distinct, seed)[rows]
+
+
+def share(samples: np.ndarray, num_classes: int = 3) -> float:
+    found = repetition(labelled(samples, num_classes), REAL, HELD_OUT)
+    metrics, per_image = near_equal_metric(found)
+    (name,) = metrics
+    assert name == "near_equal_share.pixels.600"
+    assert metrics[name]["better"] == "lower"
+    assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]
+    assert metrics[name]["value"] == pytest.approx(per_image[name].mean())
+    return float(metrics[name]["value"])
+
+
+def test_new_images_are_as_seldom_nearly_equal_as_real_ones():
+    found = repetition(labelled(pictures(NUM_IMAGES, seed=5)), REAL, HELD_OUT)
+    error = (NEAR_EQUAL_QUANTILE / NUM_IMAGES) ** 0.5
+    assert found.held_out.mean() == pytest.approx(NEAR_EQUAL_QUANTILE, abs=5 * error)
+    assert found.samples.mean() == pytest.approx(NEAR_EQUAL_QUANTILE, abs=5 * error)
+
+
+@pytest.mark.parametrize("num_distinct", [6, 30, 120])
+@pytest.mark.parametrize("change", ["none", "noise", "moves", "both"])
+def test_repeated_images_are_found_whatever_is_added_to_them(num_distinct: int, change: str):
+    samples = repeated(num_distinct)
+    if change in ("moves", "both"):
+        samples = moved(samples, seed=7)
+    if change in ("noise", "both"):
+        samples = noisy(samples, 8.0)
+    assert share(samples) > 0.6
+
+
+def test_images_of_another_class_are_no_repetition():
+    """Class 0 repeats one image, and so does class 1: the others are new."""
+    samples = pictures(NUM_IMAGES, seed=5)
+    samples[1] = samples[0]
+    apart = share(samples)
+    samples[3] = samples[0]  # of the same class as 0
+    assert share(samples) == pytest.approx(apart + 2 / NUM_IMAGES, abs=1e-9)
+
+
+def test_without_labels_all_images_are_one_class():
+    found = repetition(
+        labelled(repeated(100), 1),
+        labelled(REAL.images, 1),
+        labelled(HELD_OUT.images, 1),
+    )
+    assert len(found.samples) == NUM_IMAGES
+    assert found.samples.mean() > 0.9
+
+
+def test_a_class_is_looked_at_up_to_a_bound():
+    images = np.zeros((MAX_GROUP_IMAGES + 5, 1, 2, 2), np.uint8)
+    found = repetition(labelled(images, 1), labelled(images, 1), labelled(images[:9], 1))
+    assert len(found.samples) == MAX_GROUP_IMAGES
+    assert len(found.held_out) == 9
+
+
+def test_distances_without_moves_are_those_of_scikit_learn():
+    images = pictures(40, seed=1)
+    rows = images.reshape(40, -1) / 255
+    distances, _ = NearestNeighbors(n_neighbors=2).fit(rows).kneighbors(rows)
+    found = nearest_of_others(images).numpy()
+    assert (found <= distances[:, 1] * (1 + 1e-4)).all()
+    shifted = np.roll(images[:1, :, :, ::-1], (1, -1), axis=(2, 3))
+    with_a_move = nearest_of_others(np.concatenate([images, shifted]))
+    assert float(with_a_move[0]) == pytest.approx(0, abs=0.02)
+    assert float(with_a_move[-1]) == pytest.approx(0, abs=0.02)
+
+
+def test_a_symmetric_image_is_not_its_own_copy():
+    image = np.zeros((1, 1, 8, 8), np.uint8)
+    image[..., 2:6] = 200
+    other = np.full((1, 1, 8, 8), 90, np.uint8)
+    assert torch.all(nearest_of_others(np.concatenate([image, other])) > 1)
+
+
+def test_too_few_images_are_refused():
+    one = labelled(pictures(1, seed=1), 1)
+    with pytest.raises(NotComputableError, match="2 samples, 2 training images, 2 test images"):
+        repetition(one, REAL, HELD_OUT)
