@@ -122,9 +122,9 @@ Each row is `evaluate/metrics.json#/metrics/FIGURE`."""
 LIMITS_PROSE = """\
 It repeats the gaps and biases of its data. It has no filter of what it makes, because it can make
 only what its data show; for other data that must be judged anew. A sample counts as copied when
-one training image is far nearer to it than all others; a small share does not prove that nothing
-was memorised. Attacks on privacy, fairness between groups, and safety of content were not
-measured."""
+one training image, or a group of near-equal ones, is far nearer to it than all others, or as near
+as near-equal images are; a small share does not prove that nothing was memorised. Attacks on
+privacy, fairness between groups, and safety of content were not measured."""
 MARKING = """\
 Its images are synthetic: say so when you show them (Article 50 of Regulation (EU) 2024/1689).
 `vivero sample` writes into each PNG, in a text chunk named vivero that machines can read, what
