@@ -292,13 +292,13 @@ def samplings_of(
 ) -> Iterator[dict[str, Any]]:
     """The model's own sampler without and with guidance; a tree also at full resolution."""
     is_tree = isinstance(denoise, TreeDenoiser) and denoise.scheduler.threshold is not None
-    guidance = plan.config.train.sampling.guidance
+    guidance = plan.config.sampling.guidance
     own = HIERARCHICAL if is_tree else FULL
     asked = [(own, 1.0), (own, guidance)] + ([(FULL, 1.0)] if is_tree else [])
     images_dir = plan.data_root / "artifacts" / "prepare_data" / "images"
     data = open_real_images(images_dir, work_dir(root) / "bench" / "judges")
     labels = labels_in_turn(plan.run.num_samples, data.num_classes)
-    low, high = plan.config.train.sampling.guidance_interval
+    low, high = plan.config.sampling.guidance_interval
     for place, (sampler, scale) in enumerate(asked):
         spec = GenerationSpec(
             seed=SAMPLE_SEED,

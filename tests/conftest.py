@@ -58,9 +58,8 @@ TINY = {
     "train.model.blocks_per_level": 1,
     "train.model.attention_heads": 2,
     "train.model.embedding_channels": 16,
-    "train.sampling.num_steps": 3,
+    "sampling.num_steps": 3,
     "sample.num_images": 20,
-    "sample.num_steps": 3,
     "sample.batch_images": 10,
     "judge.latency_budget_s": 0.05,
     "judge.margins.latency": 100.0,  # of images that take a millisecond

@@ -1,12 +1,16 @@
 """Everything that register, judge and promote need, made in a second instead of by a training."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
 
-from vivero.config.schema import Config
+from tests.conftest import REPOSITORY, TINY
+from vivero.config.schema import Config, SamplingConfig
+from vivero.evaluation.protocol import protocol_of
 from vivero.files import write_json
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, write_bundle
@@ -23,7 +27,17 @@ from vivero.tracking.tracker import RunSpec
 FD = "fd.efficientnet_lite0.5k"
 
 
-def report(distance: float = 5.0, protocol: str = "a") -> dict[str, Any]:
+@functools.cache
+def tiny_sampling() -> str:
+    """The block `sampling` of the tests' settings, as JSON."""
+    values = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())["sampling"]
+    own = {name.removeprefix("sampling."): v for name, v in TINY.items() if "sampling." in name}
+    return SamplingConfig.model_validate({**values, **own}).model_dump_json()
+
+
+def report(
+    distance: float = 5.0, protocol: str = "a", config: Config | None = None
+) -> dict[str, Any]:
     """A report as evaluate writes it, of a model with this Frechet distance."""
 
     def metric(value: float, std_error: float, floor: float | None, better: str) -> dict[str, Any]:
@@ -33,8 +47,10 @@ def report(distance: float = 5.0, protocol: str = "a") -> dict[str, Any]:
             "floor": floor, "better": better,
         }  # fmt: skip
 
+    sampling = json.loads(tiny_sampling() if config is None else config.sampling.model_dump_json())
     return {
-        "protocol": {"hash": protocol * 64},
+        "protocol": protocol_of({"name": protocol}, sampling),
+        "evaluated_by": {"code_commit": "c" * 40, "is_dirty": False},
         "metrics": {
             FD: metric(distance, 0.1, 1.0, "lower"),
             "label_agreement.small_cnn.5k": metric(0.93, 0.004, 0.9, "higher"),
@@ -93,7 +109,7 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
         "seed": seed,
     }  # fmt: skip
     contents = BundleContents(weights, values, lineage, "# A model\n")
-    weights_sha256 = write_bundle(artifacts / "train" / "bundle", contents)
+    weights_sha256 = write_bundle(artifacts / "sample" / "bundle", contents)
 
     spec = RunSpec(
         experiment="vivero",
@@ -116,7 +132,7 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
     reference_dir = artifacts / "compute_reference" / "reference"
     reference_dir.mkdir(parents=True, exist_ok=True)
     (reference_dir / "drift.safetensors").write_bytes(b"features")
-    write_json(artifacts / "evaluate" / "metrics.json", report(distance))
+    write_json(artifacts / "evaluate" / "metrics.json", report(distance, config=config))
     write_spread_between_seeds(root, config)
     return weights_sha256
 

@@ -18,7 +18,7 @@ from vivero.errors import DataError
 from vivero.evaluation.findings import Findings
 from vivero.evaluation.per_image import OF_REFERENCE, PER_IMAGE_NAME, load_per_image
 from vivero.evaluation.reference import load_reference
-from vivero.files import sha256_of_json
+from vivero.files import sha256_of_json, write_json
 from vivero.registry.bundle import load_bundle
 from vivero.stages import compute_reference, evaluate
 from vivero.stages.evaluate import read_exhibit, run
@@ -42,16 +42,18 @@ def house(root: Path, config, class_names: list[str]) -> Path:
     """All that evaluate reads: real images, their reference, a model, and samples."""
     images_dir = write_prepared(root, class_names)
     compute_reference.run(config, root)
-    make_bundle(root / "artifacts/train/bundle", config, class_names)
+    make_bundle(root / "artifacts/sample/bundle", config, class_names)
     curves_dir = root / "artifacts/train/curves"
-    curves_dir.mkdir()
+    curves_dir.mkdir(parents=True)
     (curves_dir / "loss.csv").write_text("images_seen,loss\n8,1.0\n16,0.5\n")
     images, labels = stripes(config.sample.num_images, class_names, seed=99)
     images[0] = np.load(images_dir / "train.npy")[3]  # a copy, to be found
     sample_dir = root / "artifacts/sample"
-    sample_dir.mkdir()
     np.save(sample_dir / "images.npy", images)
     np.save(sample_dir / "labels.npy", np.maximum(labels, 0))
+    bundle = load_bundle(sample_dir / "bundle")
+    record = {"weights_sha256": bundle.weights_sha256, "seed": config.sample.seed}
+    write_json(sample_dir / "samples.json", {**record, **bundle.sampling_defaults})
     return root
 
 
@@ -94,8 +96,10 @@ def test_a_planted_copy_is_found(report):
 
 def test_the_protocol_names_all_that_changes_the_figures(report):
     protocol = report["protocol"]
-    hashed = {k: v for k, v in protocol.items() if k not in ("hash", "sampler")}
-    assert protocol["hash"] == sha256_of_json(hashed)
+    ruler = {k: v for k, v in protocol.items() if k not in ("hash", "ruler_hash", "sampling")}
+    assert protocol["ruler_hash"] == sha256_of_json(ruler)
+    whole = {"ruler": protocol["ruler_hash"], "sampling": protocol["sampling"]}
+    assert protocol["hash"] == sha256_of_json(whole)
     assert (protocol["n"], protocol["extractor"]) == (20, "efficientnet_lite0")
     assert report["lineage"]["weights_sha256"]
 

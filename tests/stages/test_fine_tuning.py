@@ -91,7 +91,7 @@ def test_starts_from_the_champion_of_the_registry(root: Path, tiny_config, confi
     model = trainer.initial_model(config.train, root)
     assert model is not None
     assert model.weights_sha256 == weights_sha256
-    bundle = load_bundle(root / "artifacts/train/bundle")
+    bundle = load_bundle(root / "artifacts/sample/bundle")
     assert is_equal(model.weights, bundle.network.state_dict())
 
 

@@ -97,7 +97,8 @@ def test_an_export_that_differs_overturns_the_verdict_that_stood(root: Path, tin
 def test_another_protocol_is_held(root: Path, tiny_config: Config):
     make_champion(root, tiny_config)
     make_artifacts(root, tiny_config, seed=1)
-    write_json(root / "artifacts" / "evaluate" / "metrics.json", report(1.0, protocol="b"))
+    other = report(1.0, protocol="b")
+    write_json(root / "artifacts" / "evaluate" / "metrics.json", other)
     assert judge.run(tiny_config, root).verdict == "hold"
     assert "another protocol" in read(root, "judge/verdict.json")["gates"][-1]["reason"]
 

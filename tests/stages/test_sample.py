@@ -67,11 +67,11 @@ def test_leaves_images_labels_record_and_grid(root: Path, tiny_config):
         assert grid.size[0] > 500
     summary = read(out_dir / "summary.json")
     assert summary["stage"] == "sample"
-    guidance = f"{tiny_config.sample.guidance:g}"
+    guidance = f"{tiny_config.sampling.guidance:g}"
     made = f"20 images (3 steps of dpm_solver_pp_2m, guidance {guidance})"
     assert summary["made"] == made
     assert {path.name for path in out_dir.iterdir()} == {
-        *("images.npy", "labels.npy", "samples.json", "grid.png", "summary.json")
+        *("images.npy", "labels.npy", "samples.json", "grid.png", "summary.json", "bundle")
     }
 
 

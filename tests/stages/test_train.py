@@ -27,10 +27,10 @@ from vivero.data.prepared import (
     labels_path,
     write_prepared_card,
 )
-from vivero.errors import DataError
+from vivero.errors import BundleError, DataError
 from vivero.files import read_json, sha256_of_file
 from vivero.registry.bundle import load_bundle
-from vivero.stages import trainer
+from vivero.stages import sample, trainer
 
 CLASS_NAMES = ["dot", "ring"]
 REPOSITORY = Path(__file__).parents[2]
@@ -105,10 +105,19 @@ def test_other_sampling_settings_need_no_new_training(
 ):
     caplog.set_level("INFO")
     for guidance in (1.0, 3.0):
-        trainer.run(config_factory({"train.sampling.guidance": guidance}), root)
-        bundle = load_bundle(root / "artifacts/train/bundle")
+        config = config_factory({"sampling.guidance": guidance})
+        trainer.run(config, root)
+        sample.run(config, root)
+        bundle = load_bundle(root / "artifacts/sample/bundle")
         assert bundle.sampling_defaults["guidance"] == guidance
+        trained = load_bundle(root / "artifacts/train/bundle")
+        assert bundle.weights_sha256 == trained.weights_sha256
+        with pytest.raises(BundleError, match="output of a training"):
+            trained.sampling_defaults  # noqa: B018
     assert "no step is repeated" in caplog.text
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert stages["train"]["params"] == ["train"]
+    assert "sampling" in stages["sample"]["params"]
 
 
 def test_images_without_labels_make_a_model_without_classes(tmp_path: Path, config_factory):

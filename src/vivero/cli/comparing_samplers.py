@@ -226,7 +226,7 @@ def _extractor(settings: ComputeReferenceConfig, reference: Reference, root: Pat
 def _subject(bundle: Bundle, request: Request) -> Subject:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bundle.folded_network.to(device)
-    defaults = bundle.config.sampling
+    defaults = bundle.sampling
     low, high = defaults.guidance_interval
     return Subject(
         network=bundle.folded_network,

@@ -148,7 +148,7 @@ def _subject(model: str, num_images: int, seed: int) -> Subject:
         )
     bank_settings = settings.model_copy(update={"num_denoising_images": num_images, "seed": seed})
     bank = held_out_bank(open_split(images_dir, SPLIT), bank_settings, tree.null_label)
-    defaults = bundle.config.sampling
+    defaults = bundle.sampling
     low, high = defaults.guidance_interval
     num_classes = len(bundle.class_names)
     sampling = Sampling(

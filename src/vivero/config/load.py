@@ -11,8 +11,13 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarfloat import ScalarFloat
 
-from vivero.config.schema import Config
+from vivero.config.schema import Config, SamplingConfig
 from vivero.errors import ConfigError
+
+MOVED = {  # settings of earlier versions, and where they are now
+    "train.sampling": "the block sampling",
+    **{f"sample.{name}": f"sampling.{name}" for name in SamplingConfig.model_fields},
+}
 
 
 def load_config(params_path: Path) -> Config:
@@ -66,6 +71,9 @@ def _explanation(params_path: Path, document: CommentedMap, error: ValidationErr
 def _advice(mistake: Any) -> str:
     kind, given = mistake["type"], mistake.get("input")
     if kind == "extra_forbidden":
+        moved_to = MOVED.get(".".join(str(part) for part in mistake["loc"]))
+        if moved_to is not None:
+            return f"this setting is now {moved_to}; set it there and remove this one"
         return "unknown key; remove it, or correct its spelling"
     if kind == "missing":
         return "is missing; add it (git diff params.yaml shows what was removed)"
@@ -97,7 +105,8 @@ def _named_key(document: CommentedMap, mistake: Any) -> tuple[int | str, ...]:
 
 def _nearest(mistake: Any) -> str:
     """For an unknown key, the known one that is spelt most like it."""
-    if mistake["type"] != "extra_forbidden":
+    is_moved = ".".join(str(part) for part in mistake["loc"]) in MOVED
+    if mistake["type"] != "extra_forbidden" or is_moved:
         return ""
     section: Any = Config
     for part in mistake["loc"][:-1]:

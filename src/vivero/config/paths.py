@@ -41,6 +41,11 @@ def artifacts_dir(root: Path, stage: str) -> Path:
     return root / "artifacts" / stage
 
 
+def served_bundle_dir(root: Path) -> Path:
+    """The model as it is judged, registered and served: weights and settings of sampling."""
+    return artifacts_dir(root, "sample") / "bundle"
+
+
 def work_dir(root: Path) -> Path:
     """Resumable state, safe to delete: checkpoints, caches, journals not yet sent."""
     return root / "work"

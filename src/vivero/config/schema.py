@@ -151,7 +151,7 @@ class LossConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How images are made from noise."""
+    """How images are made from noise, wherever the model is judged, timed and served."""
 
     sampler: SamplerName
     num_steps: Positive
@@ -207,7 +207,6 @@ class TrainConfig(Section):
     model: ModelConfig
     diffusion: DiffusionConfig
     loss: LossConfig
-    sampling: SamplingConfig
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
@@ -273,8 +272,8 @@ class TrainConfig(Section):
         return self
 
 
-class SampleConfig(SamplingConfig):
-    """How many images are made for evaluation, and how."""
+class SampleConfig(Section):
+    """How many images are made for evaluation; `sampling` says how."""
 
     num_images: Positive
     seed: Count
@@ -384,6 +383,7 @@ class Config(Section):
     prepare_data: PrepareDataConfig
     compute_reference: ComputeReferenceConfig
     train: TrainConfig
+    sampling: SamplingConfig
     sample: SampleConfig
     evaluate: EvaluateConfig
     check_drift: CheckDriftConfig

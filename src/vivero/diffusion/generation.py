@@ -123,7 +123,7 @@ def _sample_function(
     if not isinstance(denoiser, TreeDenoiser):
         raise SamplingError(
             "the sampler hierarchical needs a model of name: tree, and this one is none; write "
-            "sampler: dpm_solver_pp_2m in sample and train.sampling"
+            "sampling.sampler: dpm_solver_pp_2m"
         )
     return partial(
         sample_hierarchical,

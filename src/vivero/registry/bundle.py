@@ -16,17 +16,36 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vivero.config.schema import SamplingConfig
 from vivero.diffusion.schedules import NoiseSchedule, build_schedule
 from vivero.errors import BundleError
-from vivero.files import read_json, sha256_of_file, sync, write_json, write_text
+from vivero.files import read_json, sha256_of_file, sha256_of_json, sync, write_json, write_text
 from vivero.models.denoisers import AnyDenoiser, build_denoiser
 from vivero.models.load import NETWORK_DIR, WEIGHTS_NAME, load, save
 from vivero.models.nf_resnet import fold
 from vivero.registry.bundle_config import BundleConfig
 from vivero.registry.diffusers_layout import write_diffusers_files
 
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME, CARD_NAME = "manifest.json", "MODEL_CARD.md"
 AGAIN = "fetch the bundle again with `dvc checkout`, or make it again with `dvc repro -f train`"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a registered version: the same weights with another sampler are a new version.
+
+    Attributes:
+        weights_sha256: Hash of the weights' file.
+        sampling_sha256: Hash of the settings of sampling.
+    """
+
+    weights_sha256: str
+    sampling_sha256: str
+
+
+def sampling_digest(sampling: SamplingConfig) -> str:
+    """Hex sha256 of settings of sampling."""
+    return sha256_of_json(sampling.model_dump())
 
 
 @dataclass(frozen=True)
@@ -85,9 +104,28 @@ class Bundle:
         return (self.num_channels, self.image_size_px, self.image_size_px)
 
     @property
+    def sampling(self) -> SamplingConfig:
+        """How images are made with the model: judged, timed and served alike.
+
+        Raises:
+            BundleError: When the bundle is the output of a training, which has no such settings.
+        """
+        if self.config.sampling is None:
+            raise BundleError(
+                "this bundle is the output of a training and has no settings of sampling; use "
+                "artifacts/sample/bundle, which `dvc repro sample` writes"
+            )
+        return self.config.sampling
+
+    @property
     def sampling_defaults(self) -> dict[str, Any]:
         """sampler, num_steps, guidance, guidance_interval, adaptive_threshold."""
-        return self.config.sampling.model_dump()
+        return self.sampling.model_dump()
+
+    @property
+    def identity(self) -> Identity:
+        """What makes this model another one than its neighbours: weights and sampling."""
+        return Identity(self.weights_sha256, sampling_digest(self.sampling))
 
 
 def write_bundle(bundle_dir: Path, contents: BundleContents) -> str:
@@ -113,7 +151,7 @@ def write_bundle(bundle_dir: Path, contents: BundleContents) -> str:
         write_json(
             part_dir / "lineage.json", {**contents.lineage, "weights_sha256": weights_sha256}
         )
-        write_text(part_dir / "MODEL_CARD.md", contents.model_card)
+        write_text(part_dir / CARD_NAME, contents.model_card)
         write_diffusers_files(part_dir, config)
         write_json(part_dir / MANIFEST_NAME, {"files": _hashes(part_dir)})
         if bundle_dir.exists():
@@ -127,6 +165,44 @@ def write_bundle(bundle_dir: Path, contents: BundleContents) -> str:
     finally:
         shutil.rmtree(part_dir, ignore_errors=True)
     return weights_sha256
+
+
+def write_served_bundle(trained_dir: Path, bundle_dir: Path, sampling: SamplingConfig) -> Bundle:
+    """Write the bundle of a training once more, with the settings of sampling it is served by.
+
+    Args:
+        trained_dir: The bundle that the stage `train` wrote.
+        bundle_dir: Where the served one goes; what is there is replaced.
+        sampling: Settings of sampling.
+
+    Returns:
+        The served bundle, loaded.
+
+    Raises:
+        BundleError: When the bundle of the training is damaged.
+    """
+    trained = load_bundle(trained_dir)
+    config = trained.config.model_copy(update={"sampling": sampling})
+    card = (trained_dir / CARD_NAME).read_text(encoding="utf-8")
+    contents = BundleContents(
+        trained.network.state_dict(), config.model_dump(), trained.lineage, card
+    )
+    weights_sha256 = write_bundle(bundle_dir, contents)
+    if weights_sha256 != trained.weights_sha256:
+        raise BundleError(f"{bundle_dir} got other weights than {trained_dir}; {AGAIN}")
+    return load_bundle(bundle_dir)
+
+
+def read_identity(bundle_dir: Path) -> Identity:
+    """Identity of a bundle whose files were verified; of layouts that had no tag for it too.
+
+    Raises:
+        BundleError: When it is the output of a training, which is not served.
+    """
+    sampling = _read_config(bundle_dir / "config.json").sampling
+    if sampling is None:
+        raise BundleError(f"{bundle_dir} has no settings of sampling, so it is not served")
+    return Identity(weights_sha256_of(bundle_dir), sampling_digest(sampling))
 
 
 def load_bundle(bundle_dir: Path) -> Bundle:

@@ -28,7 +28,7 @@ class BundleConfig(Section):
     diffusion: DiffusionConfig
     image: ImageConfig
     class_names: list[str]
-    sampling: SamplingConfig
+    sampling: SamplingConfig | None  # None: the output of a training, which is not served
 
     @property
     def network(self) -> NetworkConfig:
@@ -42,7 +42,7 @@ class BundleConfig(Section):
 
 
 def bundle_config(config: Config, class_names: Sequence[str]) -> dict[str, Any]:
-    """config.json of a bundle trained with config on images of class_names (empty: no labels)."""
+    """config.json of a served bundle, trained on images of class_names (empty: no labels)."""
     return BundleConfig(
         model=config.train.model,
         diffusion=config.train.diffusion,
@@ -51,5 +51,5 @@ def bundle_config(config: Config, class_names: Sequence[str]) -> dict[str, Any]:
             size_px=config.prepare_data.image_size_px,
         ),
         class_names=list(class_names),
-        sampling=config.train.sampling,
+        sampling=config.sampling,
     ).model_dump()

@@ -36,7 +36,7 @@ def write_diffusers_files(bundle_dir: Path, config: BundleConfig) -> None:
                 "diffusion": config.diffusion.model_dump(),
                 "class_names": config.class_names,
                 "image_shape": [config.image.num_channels, size_px, size_px],
-                "sampling": config.sampling.model_dump(),
+                "sampling": config.sampling and config.sampling.model_dump(),
             },
         },
     )

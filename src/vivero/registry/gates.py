@@ -85,9 +85,10 @@ def judge(
     if any(gate.passed is False for gate in gates):
         return Verdict("reject", gates)
     champion = without_unusable(champion)
-    protocols = candidate["protocol"]["hash"], champion["protocol"]["hash"]
-    if protocols[0] != protocols[1]:
-        return Verdict("hold", (*gates, _other_protocol(*protocols)))
+    rulers = ruler_hash(candidate), ruler_hash(champion)
+    if rulers[0] != rulers[1]:
+        why = champion.get("not_evaluated_again", "evaluate it again (`vivero judge`)")
+        return Verdict("hold", (*gates, _other_protocol(*rulers, str(why))))
     gates = (*gates, *_missing_gates("champion", metrics_without_partner(candidate, champion)))
     if measured.latency is None and config.latency_budget_s:
         gates = (*gates, _open(LATENCY, "the time per image was not measured"))
@@ -128,13 +129,17 @@ def _open(name: str, reason: str) -> Gate:
     return Gate(name, None, None, None, reason)
 
 
-def _other_protocol(ours: str, theirs: str) -> Gate:
+def ruler_hash(report: Mapping[str, Any]) -> str:
+    """Hash of all that two reports must share to be compared: the protocol but the sampling."""
+    protocol = report["protocol"]
+    return str(protocol.get("ruler_hash", protocol["hash"]))
+
+
+def _other_protocol(ours: str, theirs: str, why: str) -> Gate:
     reason = (
-        f"the champion was judged under another protocol ({theirs[:12]}, not {ours[:12]}): "
-        f"check out the champion's commit and data, run `dvc repro evaluate` with the new "
-        f"settings of evaluate, then `vivero judge` and `vivero register`, and judge again"
+        f"the champion was evaluated under another protocol ({theirs[:12]}, not {ours[:12]}): {why}"
     )
-    return Gate("protocol", None, None, None, reason)
+    return _open("protocol", reason)
 
 
 def _distance_gates(report: Mapping[str, Any], config: JudgeConfig) -> list[Gate]:

@@ -53,7 +53,7 @@ def _log_dataset(
 ) -> None:
     """The data set is an input of the registration's run too, not of the training's alone."""
     experiment = client.get_run(run_id).info.experiment_id
-    child_id = find_run(client, experiment, f"register-{version.weights_sha256}")
+    child_id = find_run(client, experiment, version.register_run_key)
     if child_id is None or client.get_run(child_id).inputs.dataset_inputs:
         return
     dataset = Dataset(data_name, digest[:MAX_DIGEST_LETTERS], "dvc", "data.dvc")

@@ -1,5 +1,6 @@
 """Images as a model makes them: by the settings that its bundle carries, unless told otherwise."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,3 +56,13 @@ def own_images(
         bundle.denoiser, bundle.schedule, spec, labels.to(device), indices, bundle.image_shape
     )
     return torch.cat(list(made))
+
+
+def is_record_of(bundle: Bundle, record: Mapping[str, Any], seed: int) -> bool:
+    """Whether samples.json is of images that the model made with its own settings and a seed."""
+    sampling = bundle.sampling_defaults
+    return (
+        record.get("weights_sha256") == bundle.weights_sha256
+        and record.get("seed") == seed
+        and {name: record.get(name) for name in sampling} == sampling
+    )

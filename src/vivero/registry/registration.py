@@ -1,4 +1,4 @@
-"""Putting a model into the MLflow registry, once for the same weights.
+"""Putting a model into the MLflow registry, once for the same weights and sampling.
 
 A version is a pyfunc model from code (no pickle) whose artifacts are the bundle, the report it was
 judged by, and the sample of real images that drift is measured against. It is signed once its
@@ -22,15 +22,18 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from vivero.config.environment import tracking_uri
 from vivero.errors import BundleError
 from vivero.files import read_json, sha256_of_file
-from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.bundle import Bundle, Identity, load_bundle
 from vivero.registry.signed_uploads import add_signed_report, sign_version
 from vivero.registry.versions import (
     CHAMPION,
+    SAMPLING_TAG,
     WEIGHTS_TAG,
     ModelVersion,
     download,
     find_number,
+    identity_of,
     list_versions,
+    register_run_key,
     report_tag,
 )
 from vivero.tracking.runs import RUN_KEY_TAG, find_run
@@ -83,7 +86,7 @@ class Candidate:
 
 
 def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
-    """Make a model version of the candidate, or find the one that has its weights already.
+    """Make a model version of the candidate, or find the one of its identity.
 
     Returns:
         The version, and whether it is new.
@@ -95,7 +98,7 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
     bundle = load_bundle(candidate.bundle_dir)
     client = open_client(root)
     with refusals(tracking_uri(root)), store_lock(root):
-        version = _one_version(client, root, name, bundle.weights_sha256)
+        version = _one_version(client, root, name, bundle.identity)
         is_new = version is None
         if version is None:
             version = _make_version(client, root, name, candidate, bundle)
@@ -106,9 +109,9 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
     return find_number(root, name, version.version), is_new
 
 
-def _one_version(client: Any, root: Path, name: str, weights_sha256: str) -> ModelVersion | None:
-    """The version with these weights; of two that were made at once the later is removed."""
-    same = [v for v in list_versions(root, name) if v.weights_sha256 == weights_sha256]
+def _one_version(client: Any, root: Path, name: str, identity: Identity) -> ModelVersion | None:
+    """The version of this identity; of two that were made at once the later is removed."""
+    same = [v for v in list_versions(root, name) if _is_of(root, v, identity)]
     for late in same[1:]:
         if not late.aliases:
             try:
@@ -117,6 +120,16 @@ def _one_version(client: Any, root: Path, name: str, weights_sha256: str) -> Mod
                 if error.error_code != SAID_BY_ABSENT:  # else its maker was quicker
                     raise
     return same[0] if same else None
+
+
+def _is_of(root: Path, version: ModelVersion, identity: Identity) -> bool:
+    if version.weights_sha256 != identity.weights_sha256:
+        return False
+    try:
+        return identity_of(root, version) == identity
+    except BundleError as error:
+        log.warning("version %s is left alone: %s", version.version, error)
+        return False
 
 
 def _make_version(
@@ -128,7 +141,7 @@ def _make_version(
     model_id = _log_model(client, candidate, bundle)
     protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
     tags = {
-        **_tags(candidate, bundle.weights_sha256, bundle.lineage),
+        **_tags(candidate, bundle.identity, bundle.lineage),
         report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
     }
     client.create_model_version(
@@ -139,7 +152,7 @@ def _make_version(
         description=_shortened(candidate.card_path.read_text(encoding="utf-8")),
         model_id=model_id,
     )
-    made = _one_version(client, root, name, bundle.weights_sha256)
+    made = _one_version(client, root, name, bundle.identity)
     assert made is not None, "it was just made"  # noqa: S101
     return made
 
@@ -182,12 +195,12 @@ def _is_whole(root: Path, version: ModelVersion) -> bool:
 def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
     """Id of a finished LoggedModel with the candidate's files."""
     run = client.get_run(candidate.run_id).info
-    model_id, has_files = _model_to_fill(client, candidate, bundle.weights_sha256, run)
+    model_id, has_files = _model_to_fill(client, candidate, bundle.identity, run)
     if has_files:  # a kill came before the version was made
         return model_id
     artifacts = {path.stem: str(path) for path in candidate.files}
     metrics = read_json(candidate.metrics_path)["metrics"]
-    run_key = f"register-{bundle.weights_sha256}"
+    run_key = register_run_key(bundle.identity.weights_sha256, bundle.identity.sampling_sha256)
     child_id = find_run(client, run.experiment_id, run_key)
     if child_id and _made(client, child_id, model_id):
         client.delete_run(child_id)  # killed half-way; MLflow cannot link the two once more
@@ -212,7 +225,7 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
         mlflow.log_metrics(
             {key: metric["value"] for key, metric in metrics.items()}, model_id=model_id
         )
-    client.set_logged_model_tags(model_id, {WEIGHTS_TAG: bundle.weights_sha256})
+    client.set_logged_model_tags(model_id, _identity_tags(bundle.identity))
     return model_id
 
 
@@ -222,7 +235,7 @@ def _made(client: Any, run_id: str, model_id: str) -> bool:
 
 
 def _model_to_fill(
-    client: Any, candidate: Candidate, weights_sha256: str, run: Any
+    client: Any, candidate: Candidate, identity: Identity, run: Any
 ) -> tuple[str, bool]:
     """The LoggedModel that the training announced, or a new one; and whether it has its files.
 
@@ -231,7 +244,7 @@ def _model_to_fill(
     """
     if candidate.model_id is not None:
         announced = client.get_logged_model(candidate.model_id)
-        if announced.tags.get(WEIGHTS_TAG) == weights_sha256:
+        if _identity_tags(identity).items() <= announced.tags.items():
             return candidate.model_id, True
         if str(announced.status) == "PENDING":
             return candidate.model_id, False
@@ -278,6 +291,10 @@ def _verdict_tags(verdict: dict[str, Any]) -> dict[str, str]:
     return {"vivero.verdict": verdict["verdict"], "vivero.reasons": reasons[:MAX_TAG_LETTERS]}
 
 
-def _tags(candidate: Candidate, weights_sha256: str, lineage: dict[str, Any]) -> dict[str, str]:
+def _tags(candidate: Candidate, identity: Identity, lineage: dict[str, Any]) -> dict[str, str]:
     known = {f"vivero.lineage.{key}": str(v) for key, v in lineage.items() if v is not None}
-    return {WEIGHTS_TAG: weights_sha256, **_verdict_tags(candidate.verdict), **known}
+    return {**_identity_tags(identity), **_verdict_tags(candidate.verdict), **known}
+
+
+def _identity_tags(identity: Identity) -> dict[str, str]:
+    return {WEIGHTS_TAG: identity.weights_sha256, SAMPLING_TAG: identity.sampling_sha256}

@@ -15,8 +15,8 @@ UNKNOWN, NONE = "unknown", "none"
 ABOUT_COPIES = ("copied_share.", "nearest_ratio.")
 
 ONLY_IF_ANY = {
-    "train/bundle/lineage.json#/initial_model",
-    "train/bundle/lineage.json#/not_bit_exact",
+    "sample/bundle/lineage.json#/initial_model",
+    "sample/bundle/lineage.json#/not_bit_exact",
 }
 
 Rows = Sequence[tuple[str, str]]
@@ -35,18 +35,18 @@ IDENTITY: Rows = (
     ("name", "params.yaml#/register/model_name"),
     ("provider", "params.yaml#/register/provider"),
     ("contact", "params.yaml#/register/contact"),
-    ("network", "train/bundle/config.json#/model/name"),
+    ("network", "sample/bundle/config.json#/model/name"),
     ("parameters", "train/summary.json#/num_parameters"),
-    ("side of its images, px", "train/bundle/config.json#/image/size_px"),
-    ("channels of its images", "train/bundle/config.json#/image/num_channels"),
-    ("classes it can be asked for", "train/bundle/config.json#/class_names"),
+    ("side of its images, px", "sample/bundle/config.json#/image/size_px"),
+    ("channels of its images", "sample/bundle/config.json#/image/num_channels"),
+    ("classes it can be asked for", "sample/bundle/config.json#/class_names"),
 )
 DATA: Rows = (
     ("data set", "data/card.json#/name"),
     ("source", "data/card.json#/source"),
     ("licence", "data/card.json#/licence"),
     ("collected by", "data/card.json#/collected_by"),
-    ("version (md5 in data.dvc)", "train/bundle/lineage.json#/data_digest"),
+    ("version (md5 in data.dvc)", "sample/bundle/lineage.json#/data_digest"),
     ("images received", "validate_data/summary.json#/num_images"),
     ("images in quarantine", "validate_data/summary.json#/num_quarantined"),
     ("expectations of the data contract", "validate_data/summary.json#/num_expectations"),
@@ -63,7 +63,7 @@ TRAINING: Rows = (
     ("images in a batch", "train/journal.jsonl#/params/train.batch_images"),
     ("learning rate", "train/journal.jsonl#/params/train.learning_rate"),
     ("number format", "train/journal.jsonl#/params/train.precision"),
-    ("model it started from", "train/bundle/lineage.json#/initial_model"),
+    ("model it started from", "sample/bundle/lineage.json#/initial_model"),
     ("begun anew after (images seen)", "train/summary.json#/resumed_from"),
     ("processor", "train/summary.json#/surroundings/device"),
     ("processes", "train/summary.json#/surroundings/processes"),
@@ -77,20 +77,22 @@ PROTOCOL: Rows = (
     ("hash of the protocol", "evaluate/metrics.json#/protocol/hash"),
     ("images judged", "evaluate/metrics.json#/protocol/n"),
     ("their seed", "evaluate/metrics.json#/protocol/sample_seed"),
-    ("made with", "evaluate/metrics.json#/protocol/sampler"),
+    ("sampler", "evaluate/metrics.json#/protocol/sampling/sampler"),
+    ("sampling steps", "evaluate/metrics.json#/protocol/sampling/num_steps"),
+    ("guidance", "evaluate/metrics.json#/protocol/sampling/guidance"),
     ("features of", "evaluate/metrics.json#/protocol/extractor"),
     ("real images compared with", "evaluate/metrics.json#/protocol/reference_n"),
 )
 TRACE: Rows = (
-    ("commit of the code", "train/bundle/lineage.json#/code_commit"),
-    ("tree differed from the commit", "train/bundle/lineage.json#/is_dirty"),
-    ("data", "train/bundle/lineage.json#/data_digest"),
-    ("sha256 of params.yaml", "train/bundle/lineage.json#/params_sha256"),
-    ("sha256 of requirements.lock", "train/bundle/lineage.json#/requirements_sha256"),
-    ("sha256 of dvc.lock", "train/bundle/lineage.json#/dvc_lock_sha256"),
-    ("seed", "train/bundle/lineage.json#/seed"),
-    ("sha256 of the weights", "train/bundle/lineage.json#/weights_sha256"),
-    ("not exact to the bit because of", "train/bundle/lineage.json#/not_bit_exact"),
+    ("commit of the code", "sample/bundle/lineage.json#/code_commit"),
+    ("tree differed from the commit", "sample/bundle/lineage.json#/is_dirty"),
+    ("data", "sample/bundle/lineage.json#/data_digest"),
+    ("sha256 of params.yaml", "sample/bundle/lineage.json#/params_sha256"),
+    ("sha256 of requirements.lock", "sample/bundle/lineage.json#/requirements_sha256"),
+    ("sha256 of dvc.lock", "sample/bundle/lineage.json#/dvc_lock_sha256"),
+    ("seed", "sample/bundle/lineage.json#/seed"),
+    ("sha256 of the weights", "sample/bundle/lineage.json#/weights_sha256"),
+    ("not exact to the bit because of", "sample/bundle/lineage.json#/not_bit_exact"),
 )
 FRONT = """\
 ---

@@ -21,7 +21,7 @@ from vivero.integrity.records import (
     VERSION_NUMBER,
     shown,
 )
-from vivero.registry.bundle import check_manifest, weights_sha256_of
+from vivero.registry.bundle import Identity, check_manifest, read_identity, weights_sha256_of
 from vivero.registry.keys import trusted_keys
 from vivero.registry.signatures import (
     REPORTS_DIR,
@@ -38,7 +38,7 @@ MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 URI = re.compile(
     rf"models:/(?P<name>{MODEL_NAME})(?:/(?P<version>{VERSION_NUMBER})|@(?P<alias>{ALIAS}))"
 )
-WEIGHTS_TAG = "vivero.weights_sha256"
+WEIGHTS_TAG, SAMPLING_TAG = "vivero.weights_sha256", "vivero.sampling_sha256"
 SIGNATURE_TAG = "vivero.signature_sha256"
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,16 @@ class ModelVersion:
         return self._hash(WEIGHTS_TAG)
 
     @property
+    def sampling_sha256(self) -> str:
+        """Hash of the settings of sampling; empty for versions of before they had a tag."""
+        return self._hash(SAMPLING_TAG)
+
+    @property
+    def register_run_key(self) -> str:
+        """Key of the MLflow run that registered the version."""
+        return register_run_key(self.weights_sha256, self.sampling_sha256)
+
+    @property
     def signature_sha256(self) -> str:
         """Hash of the signature's file; empty for a version that is not signed."""
         return self._hash(SIGNATURE_TAG)
@@ -94,6 +104,22 @@ class ModelVersion:
         """The sha256 in a tag; empty when the tag is missing or holds something else."""
         value = self.tags.get(tag, "")
         return value if SHA256.fullmatch(value) else ""
+
+
+def register_run_key(weights_sha256: str, sampling_sha256: str) -> str:
+    """Key of the MLflow run that registers a model; sampling is empty for older versions."""
+    return "-".join(filter(None, ("register", weights_sha256, sampling_sha256[:12])))
+
+
+def identity_of(root: Path, version: ModelVersion) -> Identity:
+    """Weights and sampling of a version; where it has no tag, read from its verified bundle.
+
+    Raises:
+        BundleError: When the bundle had to be read, and is not signed or was altered.
+    """
+    if version.sampling_sha256:
+        return Identity(version.weights_sha256, version.sampling_sha256)
+    return read_identity(bring_here(root, version) / "bundle")
 
 
 def list_versions(root: Path, name: str) -> list[ModelVersion]:
@@ -267,6 +293,7 @@ def _check(root: Path, folder: Path, version: ModelVersion) -> None:
         check_record(record, new_record(version.name, version.version, version.weights_sha256))
         check_manifest(folder / "bundle")
         _require_weights(folder / "bundle", version.weights_sha256)
+        _require_sampling(folder / "bundle", version.sampling_sha256)
     except BundleError as error:
         raise BundleError(
             f"{version.name} version {version.version} is refused: {error}. "
@@ -278,6 +305,14 @@ def _require_weights(bundle_dir: Path, sha256: str) -> None:
     found = weights_sha256_of(bundle_dir)
     if found != sha256:
         raise BundleError(f"the weights have sha256 {found[:12]}, registered were {sha256[:12]}")
+
+
+def _require_sampling(bundle_dir: Path, sha256: str) -> None:
+    found = read_identity(bundle_dir).sampling_sha256
+    if sha256 and found != sha256:
+        raise BundleError(
+            f"the settings of sampling have sha256 {found[:12]}, registered were {sha256[:12]}"
+        )
 
 
 def require_signature(folder: Path, sha256: str) -> None:

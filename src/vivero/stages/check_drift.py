@@ -32,7 +32,7 @@ from vivero.files import read_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
-from vivero.registry.own_images import own_images, own_spec
+from vivero.registry.own_images import is_record_of, own_images, own_spec
 from vivero.registry.versions import champion_drift_reference, champion_folder
 
 FRESH_SEED = 1_000_003  # added to the seed of the stage sample: images that nobody has judged
@@ -125,7 +125,7 @@ def generated_report(config: Config, root: Path, reference: DriftReference) -> D
     sample_dir = artifacts_dir(root, "sample")
     record_path = sample_dir / "samples.json"
     record = read_json(record_path) if record_path.exists() else {}
-    if record.get("weights_sha256") == bundle.weights_sha256:
+    if is_record_of(bundle, record, config.sample.seed):
         every = np.load(sample_dir / "images.npy", mmap_mode="r", allow_pickle=False)
         judged = np.asarray(every[:num_images])
     else:
@@ -137,8 +137,7 @@ def generated_report(config: Config, root: Path, reference: DriftReference) -> D
 
 def made_images(config: Config, bundle: Bundle, seed: int, num_images: int) -> np.ndarray:
     """Images of all classes in turn, as the stage sample makes them; uint8, (N, C, H, W)."""
-    settings = config.sample.model_dump(exclude={"num_images", "batch_images", "seed"})
-    spec = own_spec(bundle, config.sample.batch_images, seed=seed, **settings)
+    spec = own_spec(bundle, config.sample.batch_images, seed=seed)
     return own_images(bundle, num_images, spec).numpy()
 
 

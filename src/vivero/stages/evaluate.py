@@ -1,7 +1,7 @@
 """Stage `evaluate`: judge the samples; every figure with its interval, its n and its floor."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, work_dir
+from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import PreparedSplit, open_split
 from vivero.diffusion.weights import loss_weight
@@ -62,12 +62,17 @@ from vivero.evaluation.plots import (
     plot_metrics,
     plot_per_class,
 )
+from vivero.evaluation.protocol import evaluation_code_digest, package_versions, protocol_of
 from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference
 from vivero.evaluation.usability import unusable_images
-from vivero.files import sha256_of_file, sha256_of_json, write_json
+from vivero.files import read_json, sha256_of_file, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.own_images import is_record_of
+from vivero.tracking.lineage import CodeState, read_code_state
+
+METRICS_NAME, SAMPLES_NAME = "metrics.json", "samples.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Exhibit:
         config: All settings.
         bundle: The model.
         samples: Its images and the labels that were asked for.
+        sample_seed: Seed of its images.
         features: Of the samples.
         train: Real images that it was trained on.
         test: Real images that nothing was trained on.
@@ -88,6 +94,7 @@ class Exhibit:
     config: Config
     bundle: Bundle
     samples: Labelled
+    sample_seed: int
     features: Features
     train: PreparedSplit
     test: PreparedSplit
@@ -100,10 +107,52 @@ class Exhibit:
         return torch.Generator().manual_seed(self.config.evaluate.seed)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        report: The content of metrics.json.
+        findings: Metrics, values per image and details for plots.
+        nearest: Nearest training images of samples and held-out images.
+    """
+
+    report: dict[str, Any]
+    findings: Findings
+    nearest: dict[str, tuple[Nearest, Nearest, Source]]
+
+    def write(self, out_dir: Path) -> None:
+        """Write metrics.json and the values per image."""
+        report = self.report
+        write_json(out_dir / METRICS_NAME, report)
+        save_per_image(
+            self.findings.per_image,
+            report["protocol"]["hash"],
+            report["lineage"]["weights_sha256"],
+            out_dir / PER_IMAGE_NAME,
+        )
+
+
 def run(config: Config, root: Path) -> None:
     """Write artifacts/evaluate from samples, bundle, reference and prepared images."""
     started_at = time.monotonic()
     exhibit = read_exhibit(config, root)
+    evaluation = evaluate_model(exhibit, read_code_state(root))
+    findings, out_dir = evaluation.findings, artifacts_dir(root, "evaluate")
+    evaluation.write(out_dir)
+    draw(exhibit, findings, evaluation.nearest, out_dir, artifacts_dir(root, "train") / "curves")
+    pictures = {path.stem: path for path in (out_dir / "plots").glob("*.png")}
+    write_page(evaluation.report, pictures, out_dir / "report.html")
+    findings.write_summary(out_dir / "summary.json", time.monotonic() - started_at)
+
+
+def evaluate_model(exhibit: Exhibit, code: CodeState) -> Evaluation:
+    """Every metric of one model: of the candidate, and of a champion under a new protocol.
+
+    Args:
+        exhibit: The model, its images and the real ones.
+        code: The code that evaluates, for the record.
+    """
     findings = Findings()
     findings.add("distances", partial(distances, exhibit, findings))
     findings.add(
@@ -118,40 +167,49 @@ def run(config: Config, root: Path) -> None:
     findings.add("copies of training images", partial(copies, exhibit, findings, nearest))
     findings.add("near-equal samples", partial(near_equal, exhibit, findings))
     findings.add("unusable images", partial(unusable, exhibit, findings))
-    out_dir = artifacts_dir(root, "evaluate")
     report = {
         "protocol": protocol(exhibit),
-        "lineage": {**exhibit.bundle.lineage, "weights_sha256": exhibit.bundle.weights_sha256},
+        "lineage": {**exhibit.bundle.lineage, **asdict(exhibit.bundle.identity)},
+        "evaluated_by": code.as_json(),
         "metrics": findings.metrics,
         "not_computed": findings.not_computed,
         **findings.details,
     }
-    write_json(out_dir / "metrics.json", report)
-    save_per_image(
-        findings.per_image,
-        report["protocol"]["hash"],
-        exhibit.bundle.weights_sha256,
-        out_dir / PER_IMAGE_NAME,
-    )
-    draw(exhibit, findings, nearest, out_dir, artifacts_dir(root, "train") / "curves")
-    pictures = {path.stem: path for path in (out_dir / "plots").glob("*.png")}
-    write_page(report, pictures, out_dir / "report.html")
-    findings.write_summary(out_dir / "summary.json", time.monotonic() - started_at)
+    return Evaluation(report, findings, nearest)
 
 
 def read_exhibit(config: Config, root: Path) -> Exhibit:
-    """Open everything, and compute the samples' features."""
-    images_dir = artifacts_dir(root, "prepare_data") / "images"
-    reference_dir = artifacts_dir(root, "compute_reference") / "reference"
+    """The candidate: its bundle and images, with the real images and their features.
+
+    Raises:
+        DataError: When the images were not made by the bundle as it is served.
+    """
     sample_dir = artifacts_dir(root, "sample")
-    reference = load_reference(reference_dir)
+    bundle = load_bundle(served_bundle_dir(root))
     try:
         images = np.load(sample_dir / "images.npy", allow_pickle=False)
         labels = np.load(sample_dir / "labels.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        record = dict(read_json(sample_dir / SAMPLES_NAME))
+        seed = int(record["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the samples in {sample_dir} cannot be read ({error}); run `dvc repro -f -s sample`"
         ) from error
+    if not is_record_of(bundle, record, seed):
+        raise DataError(
+            f"the images in {sample_dir} were not made by the model and the settings in its "
+            f"bundle/; run `dvc repro -f -s sample`"
+        )
+    return open_exhibit(config, root, bundle, Labelled(images, labels), seed)
+
+
+def open_exhibit(
+    config: Config, root: Path, bundle: Bundle, samples: Labelled, sample_seed: int
+) -> Exhibit:
+    """Put a model and its images beside the real ones, and compute the features of its images."""
+    images_dir = artifacts_dir(root, "prepare_data") / "images"
+    reference_dir = artifacts_dir(root, "compute_reference") / "reference"
+    reference = load_reference(reference_dir)
     settings = config.compute_reference
     extractor = build_extractor(
         settings.extractor,
@@ -160,12 +218,13 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
         settings.extractor_sha256,
     )
     cache_dir = work_dir(root) / "features"
-    features = cached_features(extractor, images, settings.batch_images, cache_dir, "samples")
+    batch_images = settings.batch_images
     return Exhibit(
         config=config,
-        bundle=load_bundle(artifacts_dir(root, "train") / "bundle"),
-        samples=Labelled(images, labels),
-        features=features,
+        bundle=bundle,
+        samples=samples,
+        sample_seed=sample_seed,
+        features=cached_features(extractor, samples.images, batch_images, cache_dir, "samples"),
         train=open_split(images_dir, "train"),
         test=open_split(images_dir, "test"),
         reference=reference,
@@ -174,27 +233,39 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
 
 
 def protocol(exhibit: Exhibit) -> dict[str, Any]:
-    """All that changes the figures but the model; only equal ones are compared."""
-    facts = exhibit.reference.facts
-    values = {
-        "n": len(exhibit.samples.labels),
-        "sample_seed": exhibit.config.sample.seed,
-        "seed": exhibit.config.evaluate.seed,
+    """All that changes the metrics but the model; only reports with equal rulers are compared."""
+    num_images = len(exhibit.samples.labels)
+    ruler = ruler_of(exhibit.config, exhibit.reference, num_images, exhibit.sample_seed)
+    return protocol_of(ruler, exhibit.bundle.sampling_defaults)
+
+
+def ruler_of(
+    config: Config, reference: Reference, num_images: int, sample_seed: int
+) -> dict[str, Any]:
+    """What every model is measured with; the same for all models that are compared.
+
+    Args:
+        config: All settings.
+        reference: The real side.
+        num_images: Images made by each model.
+        sample_seed: Seed of these images.
+    """
+    facts = reference.facts
+    return {
+        "n": num_images,
+        "sample_seed": sample_seed,
+        "seed": config.evaluate.seed,
         "extractor": facts.extractor,
         "extractor_sha256": facts.extractor_sha256,
         "resize": facts.resize,
         "reference_n": facts.num_reference,
-        "reference_sha256": exhibit.reference.sha256,
+        "reference_sha256": reference.sha256,
         "classifier_sha256": facts.classifier_sha256,
         "image_std": facts.image_std,
         "compulsory": compulsory_names(has_classes=len(facts.class_names) > 1),
-        "settings": exhibit.config.evaluate.model_dump(),
-    }
-    sampling = exhibit.config.sample
-    return {
-        "hash": sha256_of_json(values),
-        **values,
-        "sampler": f"{sampling.sampler}, {sampling.num_steps} steps, guidance {sampling.guidance}",
+        "settings": config.evaluate.model_dump(),
+        "code_sha256": evaluation_code_digest(),
+        "packages": package_versions(),
     }
 
 

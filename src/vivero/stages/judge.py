@@ -7,18 +7,20 @@ that let the champion pass stays, until its report, the settings of `judge` or a
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir
+from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
 from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
-from vivero.files import read_json, sha256_of_file, write_json, write_text
+from vivero.evaluation.protocol import require_protocol
+from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
-from vivero.registry.bundle import load_bundle
+from vivero.registry.bundle import Identity, load_bundle, read_identity
 from vivero.registry.conditions import export_gate, tree_gate
 from vivero.registry.differences import Measurements
 from vivero.registry.gates import Verdict, judge
@@ -31,6 +33,7 @@ from vivero.registry.versions import (
     ModelVersion,
     bring_here,
     find_alias,
+    identity_of,
     report_folder,
 )
 
@@ -43,8 +46,9 @@ def run(config: Config, root: Path) -> Verdict:
     candidate = read_report(root)
     lineage = candidate.get("lineage") or {}
     champion = find_alias(root, config.registration.model_name, CHAMPION)
-    weights_sha256 = lineage.get("weights_sha256")
-    is_champion_itself = champion is not None and champion.weights_sha256 == weights_sha256
+    identity = read_identity(served_bundle_dir(root))
+    weights_sha256 = identity.weights_sha256
+    is_champion_itself = champion is not None and identity_of(root, champion) == identity
     conditions = (
         tree_gate(root, lineage, config.judge.require_clean_tree),
         export_gate(root, weights_sha256),
@@ -67,7 +71,7 @@ def run(config: Config, root: Path) -> Verdict:
         is_champion=is_champion_itself,
     )
     basis = {
-        "weights_sha256": weights_sha256,
+        **asdict(identity),
         "report_sha256": sha256_of_file(artifacts_dir(root, "evaluate") / "metrics.json"),
         "settings": config.judge.model_dump(mode="json"),
     }
@@ -142,7 +146,7 @@ def latency_beside(root: Path, champion: ModelVersion, config: Config) -> Latenc
     """Time the candidate and the champion on this machine."""
     settings = config.judge
     found = measured_latency(
-        load_bundle(artifacts_dir(root, "train") / "bundle"),
+        load_bundle(served_bundle_dir(root)),
         load_bundle(bring_here(root, champion) / "bundle"),
         settings.latency_batch_images,
         settings.latency_budget_s,
@@ -166,17 +170,29 @@ def read_report(root: Path) -> dict[str, Any]:
     """What `evaluate` found.
 
     Raises:
-        DataError: When it has not run.
+        DataError: When it has not run, or its report is not of the model as it is served.
     """
     path = artifacts_dir(root, "evaluate") / "metrics.json"
     if not path.exists():
         raise DataError(f"{path.relative_to(root)} is missing; run `dvc repro evaluate` first")
     report = dict(read_json(path))
-    lineage_path = artifacts_dir(root, "train") / "bundle" / "lineage.json"
+    lineage_path = served_bundle_dir(root) / "lineage.json"
     if "lineage" not in report and lineage_path.exists():
         report["lineage"] = read_json(lineage_path)
-    weights_sha256 = (report.get("lineage") or {}).get("weights_sha256", "")
-    report["per_image"] = per_image_beside(path.parent, report, weights_sha256)
+    identity = read_identity(served_bundle_dir(root))
+    report.setdefault("lineage", {})
+    of_report = Identity(
+        str(report["lineage"].get("weights_sha256")),
+        sha256_of_json(report["protocol"].get("sampling")),
+    )
+    if of_report != identity:
+        raise DataError(
+            "artifacts/evaluate/metrics.json is the report of another model, or of images made "
+            "with other settings of sampling than those in artifacts/sample/bundle; run "
+            "`dvc repro evaluate`"
+        )
+    require_protocol(report["protocol"])
+    report["per_image"] = per_image_beside(path.parent, report, identity.weights_sha256)
     return report
 
 

@@ -22,6 +22,8 @@ from vivero.registry.versions import CHAMPION, find_alias, find_number
 
 JUDGE_AGAIN = "run `vivero judge`, `vivero register`, then `vivero promote` again"
 
+IDENTITY = ("weights_sha256", "sampling_sha256")
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,7 @@ class RecordedVerdict:
         verdict: The verdict's name.
         gates: The gates, as JSON values.
         weights_sha256: Of the weights that were judged.
+        sampling_sha256: Of the settings of sampling that they were judged with.
         champion: Version that was champion then; None = there was none.
         champion_weights_sha256: Of that version; None likewise.
         is_champion_itself: Whether the judged model was the champion itself.
@@ -42,6 +45,7 @@ class RecordedVerdict:
     verdict: str
     gates: list[dict[str, Any]]
     weights_sha256: str
+    sampling_sha256: str
     champion: str | None
     champion_weights_sha256: str | None
     is_champion_itself: bool
@@ -66,9 +70,10 @@ def run(config: Config, root: Path) -> bool:
     started_at = time.monotonic()
     verdict = _read_verdict(root)
     registered = _read(root, "register", "registered.json")
-    if verdict.weights_sha256 != registered["weights_sha256"]:
+    if (verdict.weights_sha256, verdict.sampling_sha256) != tuple(map(registered.get, IDENTITY)):
         raise DataError(
-            "the verdict in artifacts/judge is about other weights than those registered; "
+            "the verdict in artifacts/judge is about other weights or settings of sampling than "
+            "those registered; "
             "run `vivero judge`, `vivero register`, then promote again"
         )
     is_promoted, message = _outcome(config, root, verdict, str(registered["version"]))

@@ -1,4 +1,4 @@
-"""Command `register`: put the judged model into the registry, once for the same weights.
+"""Command `register`: put the judged model into the registry, once for equal weights and sampling.
 
 First MLflow is brought up to date with the files, so that a server that was away, or was emptied,
 is filled again.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir, data_dir
+from vivero.config.paths import PARAMS, artifacts_dir, data_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, SignatureNeededError, TrackingError
 from vivero.files import read_json, write_json, write_text
@@ -27,8 +27,8 @@ RECORDS = (  # below artifacts/: what the card is made of
     "validate_data/summary.json",
     "prepare_data/images/card.json",
     "train/summary.json",
-    "train/bundle/config.json",
-    "train/bundle/lineage.json",
+    "sample/bundle/config.json",
+    "sample/bundle/lineage.json",
     "evaluate/metrics.json",
 )
 
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, root: Path) -> ModelVersion:
-    """Register artifacts/train/bundle; leave artifacts/register/registered.json."""
+    """Register artifacts/sample/bundle; leave artifacts/register/registered.json."""
     started_at = time.monotonic()
     train_dir, evaluate_dir = artifacts_dir(root, "train"), artifacts_dir(root, "evaluate")
     metrics_path = _existing(root, evaluate_dir / "metrics.json", "dvc repro evaluate")
     verdict_path = _existing(root, artifacts_dir(root, "judge") / "verdict.json", "vivero judge")
     ids = reconcile(root, _existing(root, train_dir / "journal.jsonl", "dvc repro train"))
     name = config.registration.model_name
-    bundle_dir = train_dir / "bundle"
+    bundle_dir = served_bundle_dir(root)
     card_path = artifacts_dir(root, "register") / "MODEL_CARD.md"
     records = _records(root, config)
     write_text(card_path, version_card(records))
@@ -62,7 +62,7 @@ def run(config: Config, root: Path) -> ModelVersion:
     )
     version, is_new = register_version(root, name, candidate)
     data_name = records["prepare_data/images/card.json"]["name"]
-    lineage = records["train/bundle/lineage.json"]
+    lineage = records["sample/bundle/lineage.json"]
     tag_everywhere(root, version, ids.run_id, lineage, data_name)
     what = "registered as" if is_new else "is already"
     message = f"the model {what} version {version.version} of '{name}'"
@@ -72,6 +72,7 @@ def run(config: Config, root: Path) -> ModelVersion:
         "model": name,
         "version": version.version,
         "weights_sha256": version.weights_sha256,
+        "sampling_sha256": version.sampling_sha256,
         "run_id": ids.run_id,
     }
     write_json(folder / "registered.json", registered)

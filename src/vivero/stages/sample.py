@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir
+from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir
 from vivero.config.schema import Config, SamplerName
 from vivero.diffusion.generation import GenerationSpec, generate, image_seed
 from vivero.errors import ConfigError, ViveroError
@@ -28,7 +28,8 @@ from vivero.files import write_json, write_whole
 from vivero.integrity.entry import verified
 from vivero.plain_text import one_line
 from vivero.processes import run_stage
-from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.bundle import Bundle, load_bundle, write_served_bundle
+from vivero.registry.own_images import own_spec
 
 BATCH_IMAGES = 100  # of `vivero sample`; so many images at most are lost by Ctrl-C
 IMAGES_PER_CLASS = 10  # of the grid
@@ -64,26 +65,18 @@ class SampleRequest:
 
 
 def run(config: Config, root: Path) -> None:
-    """Make config.sample.num_images images with the bundle of artifacts/train.
+    """Give the model of artifacts/train its settings of sampling, and make images with it.
 
-    Writes images.npy (uint8, (N, C, H, W)), labels.npy (int64), samples.json, grid.png and
-    summary.json to artifacts/sample.
+    Writes bundle/ (the model as it is served), images.npy (uint8, (N, C, H, W)), labels.npy
+    (int64), samples.json, grid.png and summary.json to artifacts/sample.
     """
     started_at = time.monotonic()
     wanted, out_dir = config.sample, artifacts_dir(root, "sample")
-    bundle = load_bundle(artifacts_dir(root, "train") / "bundle")
-    low, high = wanted.guidance_interval
-    spec = GenerationSpec(
-        seed=wanted.seed,
-        sampler=wanted.sampler,
-        num_steps=wanted.num_steps,
-        guidance=wanted.guidance,
-        guidance_interval=(low, high),
-        batch_images=wanted.batch_images,
-        adaptive_threshold=wanted.adaptive_threshold,
-    )
+    trained_dir = artifacts_dir(root, "train") / "bundle"
+    bundle = write_served_bundle(trained_dir, served_bundle_dir(root), config.sampling)
+    spec = own_spec(bundle, wanted.batch_images, seed=wanted.seed)
     labels = labels_in_turn(wanted.num_images, len(bundle.class_names))
-    images = torch.cat(list(_made(bundle, spec, labels))).numpy()
+    images = make_images(bundle, spec, labels)
 
     _write_array(out_dir / "images.npy", images)
     _write_array(out_dir / "labels.npy", labels.numpy())
@@ -102,6 +95,11 @@ def run(config: Config, root: Path) -> None:
     }
     write_json(out_dir / "summary.json", summary)
     log.info("made %s in %.0f s", summary["made"], seconds)
+
+
+def make_images(bundle: Bundle, spec: GenerationSpec, labels: Tensor) -> np.ndarray:
+    """Images of these labels, uint8, (N, C, H, W), with a progress bar."""
+    return torch.cat(list(_made(bundle, spec, labels))).numpy()
 
 
 def sample_to_folder(model: Bundle | Path, request: SampleRequest, out_dir: Path) -> list[Path]:

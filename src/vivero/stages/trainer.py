@@ -46,7 +46,7 @@ from vivero.training.distributed import Workers, alone, join_workers
 from vivero.training.inputs import InitialModel, TrainInputs, open_images, read_inputs
 from vivero.training.loop import Outlets, loss_by_halflife, train
 from vivero.training.loss import build_objective
-from vivero.training.previews import Previews, preview_spec
+from vivero.training.previews import PREVIEW, Previews
 from vivero.training.profiling import PhaseShare, profile_training, share_of_the_rest
 from vivero.training.record import JOURNAL, tracked, write_record
 from vivero.training.resume import resume, surroundings
@@ -242,7 +242,7 @@ def new_previews(inputs: TrainInputs, rig: Rig) -> Previews:
     return Previews(
         inputs.run_dir / "previews",
         rig.objective.schedule,
-        preview_spec(inputs.config.train.sampling),
+        PREVIEW,
         (card.num_channels, card.image_size_px, card.image_size_px),
         workers.device,
         save_grid if workers.is_first else lambda *_: None,
@@ -330,7 +330,8 @@ def bundle_contents(inputs: TrainInputs, trained: Trained) -> BundleContents:
     )
     return BundleContents(
         network=trained.weights,
-        config=bundle_config(inputs.config, card.class_names),
+        # The stage `sample` adds it, so that a change of `sampling` needs no new training.
+        config={**bundle_config(inputs.config, card.class_names), "sampling": None},
         lineage=lineage,
         model_card=model_card(facts),
     )

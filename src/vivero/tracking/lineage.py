@@ -20,6 +20,32 @@ GIT_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
+class CodeState:
+    """The code in a working tree; None where it is not known.
+
+    Attributes:
+        code_commit: Commit that is checked out.
+        is_dirty: Whether a tracked file differs from that commit, or code is not in git at all.
+    """
+
+    code_commit: str | None
+    is_dirty: bool | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def read_code_state(root: Path) -> CodeState:
+    """The code of this repository now; never fails."""
+    commit = git_text(root, "rev-parse", "HEAD", timeout_s=GIT_TIMEOUT_S)
+    # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
+    changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
+    status = None if commit is None else git_text(root, *changed, timeout_s=GIT_TIMEOUT_S)
+    return CodeState(commit, None if status is None else _has_changes(status))
+
+
+@dataclass(frozen=True)
 class Lineage:
     """Where a model came from; None where it is not known.
 
@@ -58,14 +84,11 @@ def read_lineage(root: Path, seed: int) -> Lineage:
 
     A dirty tree is allowed and recorded; without git, the commit is None.
     """
-    commit = git_text(root, "rev-parse", "HEAD", timeout_s=GIT_TIMEOUT_S)
-    # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
-    changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
-    status = None if commit is None else git_text(root, *changed, timeout_s=GIT_TIMEOUT_S)
+    code = read_code_state(root)
     return Lineage(
         data_digest=data_digest(root),
-        code_commit=commit,
-        is_dirty=None if status is None else _has_changes(status),
+        code_commit=code.code_commit,
+        is_dirty=code.is_dirty,
         dvc_lock_sha256=_sha256(root / "dvc.lock"),
         params_sha256=_sha256(root / PARAMS),
         requirements_sha256=_sha256(root / "requirements.lock"),

@@ -20,7 +20,6 @@ SETTINGS_WITHOUT_EFFECT = {
     "checkpoint_every_images",
     "preview_every_images",
     "keep_checkpoints",
-    "sampling",  # a bundle that samples otherwise needs no new training
     # How it is computed changes roundings, which a resumed run says ("not bit-exact").
     "num_micro_batches",
     "gradient_checkpointing",

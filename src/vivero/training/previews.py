@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vivero.config.schema import SamplingConfig
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.diffusion.schedules import NoiseSchedule
 from vivero.models.denoisers import AnyDenoiser
@@ -49,18 +48,14 @@ class Previews:
         return path
 
 
-def preview_spec(config: SamplingConfig) -> GenerationSpec:
-    """Sampling as the model does it unless told otherwise, always with the same seed."""
-    low, high = config.guidance_interval
-    return GenerationSpec(
-        seed=SEED,
-        sampler=config.sampler,
-        num_steps=config.num_steps,
-        guidance=config.guidance,
-        guidance_interval=(low, high),
-        batch_images=MAX_IMAGES,
-        adaptive_threshold=config.adaptive_threshold,
-    )
+PREVIEW = GenerationSpec(  # fixed, so that a change of `sampling` needs no new training
+    seed=SEED,
+    sampler="dpm_solver_pp_2m",
+    num_steps=12,
+    guidance=1.5,
+    guidance_interval=(0.15, 15.0),
+    batch_images=MAX_IMAGES,
+)
 
 
 def preview_labels(num_classes: int) -> torch.Tensor:

@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out(bundle_dir, tiny_config):
     assert bundle.config.model == tiny_config.train.model
     assert bundle.config.diffusion == tiny_config.train.diffusion
     assert bundle.denoiser.null_label == 3
-    assert bundle.sampling_defaults["num_steps"] == tiny_config.train.sampling.num_steps
+    assert bundle.sampling_defaults["num_steps"] == tiny_config.sampling.num_steps
     weights = contents(tiny_config).network
     loaded = bundle.network.state_dict()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
@@ -209,7 +209,7 @@ def test_diffusers_makes_the_same_images(tmp_path, monkeypatch, config_factory, 
 
     monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    config = config_factory({"train.diffusion.schedule": schedule, "train.sampling.guidance": 2.0})
+    config = config_factory({"train.diffusion.schedule": schedule, "sampling.guidance": 2.0})
     bundle_dir = tmp_path / f"bundle_{schedule}"
     write_bundle(bundle_dir, contents(config))
     pipeline = DiffusionPipeline.from_pretrained(

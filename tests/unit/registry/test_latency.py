@@ -39,7 +39,7 @@ def test_its_error_is_the_spread_over_repeated_measurements():
 
 def test_two_models_are_timed_in_turns(tmp_path, tiny_config):
     make_artifacts(tmp_path, tiny_config)
-    bundle = load_bundle(tmp_path / "artifacts/train/bundle")
+    bundle = load_bundle(tmp_path / "artifacts/sample/bundle")
     found = measured_latency(bundle, bundle, batch_images=2, budget_s=0)
     assert found.gain.n == MIN_ROUNDS
     assert min(found.candidate_ms, found.champion_ms) > 0

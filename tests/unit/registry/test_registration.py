@@ -48,7 +48,7 @@ def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> C
     card_path.parent.mkdir(parents=True, exist_ok=True)
     card_path.write_text("# A model\n")
     fields: dict[str, Any] = {
-        "bundle_dir": artifacts / "train" / "bundle",
+        "bundle_dir": artifacts / "sample" / "bundle",
         "metrics_path": artifacts / "evaluate" / "metrics.json",
         "drift_reference_path": artifacts / "compute_reference" / "reference/drift.safetensors",
         "verdict": {"verdict": "first", "gates": [{"reason": "good"}]},

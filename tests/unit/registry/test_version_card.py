@@ -49,11 +49,11 @@ def records() -> dict[str, Any]:
         "train/journal.jsonl": {
             "params": {"train.batch_images": "64", "train.learning_rate": "0.01"}
         },
-        "train/bundle/config.json": {
+        "sample/bundle/config.json": {
             "model": {"name": "tree"}, "image": {"size_px": 28, "num_channels": 1},
             "class_names": ["a`|<script>", "b"],
         },
-        "train/bundle/lineage.json": {
+        "sample/bundle/lineage.json": {
             "seed": 5, "is_dirty": True, "code_commit": "c" * 40, "data_digest": "d" * 32,
             "weights_sha256": "e" * 64,
         },
