@@ -94,13 +94,42 @@ def test_an_export_that_differs_overturns_the_verdict_that_stood(root: Path, tin
     assert read(root, "judge/verdict.json")["verdict"] == "reject"
 
 
-def test_another_protocol_is_held(root: Path, tiny_config: Config):
-    make_champion(root, tiny_config)
-    make_artifacts(root, tiny_config, seed=1)
-    other = report(1.0, protocol="b")
-    write_json(root / "artifacts" / "evaluate" / "metrics.json", other)
-    assert judge.run(tiny_config, root).verdict == "hold"
-    assert "another protocol" in read(root, "judge/verdict.json")["gates"][-1]["reason"]
+@pytest.mark.parametrize("key", ["sampling", "weights", "value"])
+def test_a_report_of_another_model_or_sampling_is_refused(
+    root: Path, tiny_config: Config, config_factory: Callable[..., Config], key: str
+):
+    make_artifacts(root, tiny_config)
+    path = root / "artifacts" / "evaluate" / "metrics.json"
+    found = read(root, "evaluate/metrics.json")
+    if key == "sampling":
+        found["protocol"] = report(config=config_factory({"sampling.num_steps": 250}))["protocol"]
+    elif key == "weights":
+        found["lineage"] = {"weights_sha256": "0" * 64}
+    else:
+        found["protocol"]["name"] = "another"
+    write_json(path, found)
+    with pytest.raises(DataError, match="dvc repro"):
+        judge.run(tiny_config, root)
+
+
+def test_a_dirty_tree_when_it_is_judged_holds(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    (root / "src").mkdir()
+    (root / "src" / "gates.py").write_text("passed = True\n")
+    verdict = judge.run(tiny_config, root)
+    assert verdict.verdict == "hold"
+    assert "when it was judged, tracked files differed" in " ".join(verdict.reasons)
+
+
+def test_a_dirty_tree_when_it_was_evaluated_holds(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    found = read(root, "evaluate/metrics.json")
+    for evaluated_by in ({"code_commit": "c", "is_dirty": True}, None):
+        found["evaluated_by"] = evaluated_by
+        write_json(root / "artifacts" / "evaluate" / "metrics.json", found)
+        verdict = judge.run(tiny_config, root)
+        assert verdict.verdict == "hold"
+        assert "when it was evaluated, " in " ".join(verdict.reasons)
 
 
 def test_without_a_report_it_says_what_makes_one(root: Path, tiny_config: Config):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -13,54 +12,57 @@ from vivero.integrity.hashing import md5_of_path
 from vivero.registry.differences import Gate
 from vivero.tracking.git import git_text
 
-BUNDLE = "artifacts/train/bundle"
+STAGES = ("sample", "evaluate")
+JUDGED = ("artifacts/sample/bundle", "artifacts/evaluate/metrics.json")
 TREE, EXPORT = "clean tree", "export parity"
+CLEAN = "it was trained, evaluated and judged from a clean tree"
 
 
-def tree_gate(root: Path, lineage: Mapping[str, Any], is_required: bool) -> Gate:
-    """Whether a commit holds all that made the model.
+def tree_gate(root: Path, is_dirty: Mapping[str, bool | None]) -> Gate:
+    """Whether a commit holds all the code that made the candidate and judged it.
 
     A model of a dirty tree passes later, when the changes were committed and that commit's dvc.lock
-    names the very bundle.
+    names the very bundle and report.
 
     Args:
         root: Top of the repository.
-        lineage: Of the model; `is_dirty` is of the moment when its training began.
-        is_required: judge.require_clean_tree.
+        is_dirty: By what was done ("trained", "evaluated", "judged"), whether tracked files
+            differed from the commit at that moment; None where no commit is known.
     """
-    if not is_required:
-        return _condition(TREE, True, "a clean tree is not asked for (judge.require_clean_tree)")
-    if lineage.get("is_dirty") is False:
-        return _condition(TREE, True, "it was trained from a clean tree")
+    not_clean = {what: dirty for what, dirty in is_dirty.items() if dirty is not False}
+    if not not_clean:
+        return _condition(TREE, True, CLEAN)
     if commit_reproduces(root):
         return _condition(
-            TREE, True, "what was changed when it was trained is committed now, with its dvc.lock"
+            TREE, True, "what was changed at that time is committed now, with its dvc.lock"
         )
-    was = (
-        "tracked files differed from the commit"
-        if lineage.get("is_dirty")
-        else "no commit is known of its code"
+    was = "; ".join(
+        f"when it was {what}, "
+        + ("tracked files differed from the commit" if dirty else "no commit of the code was known")
+        for what, dirty in not_clean.items()
     )
     return _condition(
         TREE,
         None,
-        f"when it was trained {was}, so nobody can make it again: commit what made it, with "
-        f"dvc.lock, then `vivero judge`; judge.require_clean_tree: false lets it pass",
+        f"{was}, so nobody can make and judge it again: commit what made it, with dvc.lock, then "
+        f"`vivero judge`; judge.require_clean_tree: false lets it pass",
     )
 
 
 def commit_reproduces(root: Path) -> bool:
-    """Whether tracked files are as in HEAD, and dvc.lock there names the bundle that lies here."""
+    """Whether tracked files are as in HEAD, and its dvc.lock names the present model and report."""
     status = git_text(root, "status", "--porcelain", "--untracked-files=no")
     locked = git_text(root, "show", "HEAD:./dvc.lock")
-    if status is None or status or locked is None or not (root / BUNDLE).is_dir():
+    if status is None or status or locked is None:
         return False
     try:
-        outs = YAML(typ="safe").load(locked)["stages"]["train"]["outs"]
-        named = {out["path"]: out["md5"] for out in outs}
+        stages = YAML(typ="safe").load(locked)["stages"]
+        named = {out["path"]: out["md5"] for name in STAGES for out in stages[name]["outs"]}
     except (YAMLError, KeyError, TypeError):
         return False
-    return named.get(BUNDLE) == md5_of_path(root / BUNDLE)
+    return all(
+        (root / path).exists() and named.get(path) == md5_of_path(root / path) for path in JUDGED
+    )
 
 
 def export_gate(root: Path, weights_sha256: str | None) -> Gate:
@@ -96,3 +98,6 @@ def export_gate(root: Path, weights_sha256: str | None) -> Gate:
 
 def _condition(name: str, passed: bool | None, reason: str) -> Gate:
     return Gate(name, passed, None, None, reason, "condition")
+
+
+NO_TREE_GATE = _condition(TREE, True, "a clean tree is not asked for (judge.require_clean_tree)")

@@ -4,6 +4,7 @@ The registry records the signature's hash last. Until then, and whenever it diff
 refused, so that a kill between two uploads is never mistaken for a whole version.
 """
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vivero.config.environment import read_environment
+from vivero.errors import BundleError
 from vivero.files import read_json, sha256_of_file
 from vivero.registry.keys import signing_key, trusted_keys
 from vivero.registry.signatures import (
@@ -23,7 +25,15 @@ from vivero.registry.signatures import (
     sign_folder,
 )
 from vivero.registry.signing_requests import copy_files, signed_copies
-from vivero.registry.versions import SIGNATURE_TAG, ModelVersion, report_name, report_tag
+from vivero.registry.versions import (
+    SIGNATURE_TAG,
+    ModelVersion,
+    report_folder,
+    report_name,
+    report_tag,
+)
+
+log = logging.getLogger(__name__)
 
 
 def sign_version(
@@ -50,7 +60,9 @@ def sign_version(
 def add_signed_report(
     root: Path, client: Any, version: ModelVersion, files: Sequence[Path]
 ) -> None:
-    """Keep a report under another protocol too, so that later candidates can be compared.
+    """Keep a report under its protocol, so that later candidates can be compared.
+
+    A report with other bytes under the same protocol is replaced by this one, newly signed.
 
     Args:
         root: Top of the repository.
@@ -61,13 +73,34 @@ def add_signed_report(
     metrics_path = next(path for path in files if path.name == "metrics.json")
     protocol_hash = read_json(metrics_path)["protocol"]["hash"]
     tag = report_tag(protocol_hash)
-    if tag in version.tags:
+    if _is_stored(root, version, files, protocol_hash):
         return
     record = new_record(version.name, version.version, version.weights_sha256, protocol_hash)
     place = f"artifacts/{REPORTS_DIR}/{report_name(protocol_hash)}"
     upload = _Upload(version.model_id, place, with_files=True)
     sha256 = _sign_and_send(root, client, files, record, upload)
     client.set_model_version_tag(version.name, version.version, tag, sha256)
+
+
+def _is_stored(
+    root: Path, version: ModelVersion, files: Sequence[Path], protocol_hash: str
+) -> bool:
+    """Whether the version has these very files under this protocol, verified."""
+    try:
+        folder = report_folder(root, version, protocol_hash)
+    except BundleError as error:
+        log.warning("the report in MLflow is replaced: %s", error)
+        return False
+    if folder is None:
+        return False
+    is_same = all(
+        (folder / path.name).is_file()
+        and sha256_of_file(folder / path.name) == sha256_of_file(path)
+        for path in files
+    )
+    if not is_same:
+        log.info("version %s gets a new report under a known protocol", version.version)
+    return is_same
 
 
 @dataclass(frozen=True)

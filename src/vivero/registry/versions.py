@@ -358,42 +358,57 @@ def champion_folder(root: Path, name: str) -> Path | None:
     return None if champion is None else bring_here(root, champion)
 
 
-def report_folder(root: Path, version: ModelVersion, protocol_hash: str | None = None) -> Path:
+def report_folder(
+    root: Path, version: ModelVersion, protocol_hash: str | None = None
+) -> Path | None:
     """The verified folder with a version's metrics.json, and per-image values where there are any.
 
     Args:
         root: Top of the repository.
         version: Of a registered model.
-        protocol_hash: The protocol wanted; without a report under it, and for None, the folder of
-            the report that came with the version's registration.
+        protocol_hash: The protocol wanted; None for the report that came with the registration.
+
+    Returns:
+        The folder; None where the version has no report under this protocol.
 
     Raises:
         BundleError: When a report is not the one that was registered.
     """
     folder = bring_here(root, version)
-    own_hash = read_json(folder / "metrics.json")["protocol"]["hash"]
-    is_added = protocol_hash is not None and report_tag(protocol_hash) in version.tags
-    if protocol_hash is None or protocol_hash == own_hash or not is_added:
+    if protocol_hash is None:
         return folder
-    return _added_report(root, version, folder, protocol_hash)
+    tagged = version.tags.get(report_tag(protocol_hash))
+    is_own = read_json(folder / "metrics.json")["protocol"]["hash"] == protocol_hash
+    if is_own and tagged in (None, sha256_of_file(folder / "metrics.json")):
+        return folder
+    return None if tagged is None else _added_report(root, version, folder, protocol_hash)
 
 
 def _added_report(root: Path, version: ModelVersion, folder: Path, protocol_hash: str) -> Path:
-    """The verified folder of a report that was added to a version after its registration."""
-    place = Path(REPORTS_DIR) / report_name(protocol_hash)
-    if not (folder / place).exists():  # it was added after the folder was downloaded
-        folder = download(root, version)
-    try:
-        require_signature(folder / place, version.tags[report_tag(protocol_hash)])
-        record = verify_folder(folder / place, trusted_keys(root))
-        expected = new_record(version.name, version.version, version.weights_sha256, protocol_hash)
-        check_record(record, expected)
-    except BundleError as error:
-        raise BundleError(
-            f"a report on {version.name} version {version.version} is not the one that was "
-            f"registered: {error}; delete {folder}, and run the same command again"
-        ) from error
-    return folder / place
+    """The verified folder of a report that was added to a version after its registration.
+
+    The copy here may be older than the report: then the files are downloaded again, once.
+    """
+    for is_last in (False, True):
+        try:
+            return _verified_report(root, version, folder, protocol_hash)
+        except BundleError as error:
+            if is_last:
+                raise BundleError(
+                    f"a report on {version.name} version {version.version} is not the one that was "
+                    f"registered: {error}; run `vivero register` where its artifacts/ are"
+                ) from error
+            folder = download(root, version)
+    raise AssertionError("the last try returns or raises")
+
+
+def _verified_report(root: Path, version: ModelVersion, folder: Path, protocol_hash: str) -> Path:
+    place = folder / REPORTS_DIR / report_name(protocol_hash)
+    require_signature(place, version.tags[report_tag(protocol_hash)])
+    record = verify_folder(place, trusted_keys(root))
+    expected = new_record(version.name, version.version, version.weights_sha256, protocol_hash)
+    check_record(record, expected)
+    return place
 
 
 def report_tag(protocol_hash: str) -> str:

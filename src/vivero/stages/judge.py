@@ -1,4 +1,4 @@
-"""Command `judge`: hold the candidate's report against the limits and the champion's report.
+"""Command `judge`: compare the candidate's report with the limits and with the champion's report.
 
 Outside DVC, because who is champion is a state of the world: DVC would not see it change. A verdict
 that let the champion pass stays, until its report, the settings of `judge` or a gate are others.
@@ -15,14 +15,13 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
-from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
 from vivero.evaluation.protocol import require_protocol
 from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Identity, load_bundle, read_identity
-from vivero.registry.conditions import export_gate, tree_gate
-from vivero.registry.differences import Measurements
+from vivero.registry.conditions import NO_TREE_GATE, export_gate, tree_gate
+from vivero.registry.differences import Gate, Measurements
 from vivero.registry.gates import Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
 from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
@@ -34,8 +33,9 @@ from vivero.registry.versions import (
     bring_here,
     find_alias,
     identity_of,
-    report_folder,
 )
+from vivero.stages.champion_report import champion_report, per_image_beside
+from vivero.tracking.lineage import read_code_state
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ def run(config: Config, root: Path) -> Verdict:
     weights_sha256 = identity.weights_sha256
     is_champion_itself = champion is not None and identity_of(root, champion) == identity
     conditions = (
-        tree_gate(root, lineage, config.judge.require_clean_tree),
+        _tree_gate(config, root, candidate, is_champion_itself),
         export_gate(root, weights_sha256),
     )
     report, latency, spreads = None, None, None
     if champion is not None and not is_champion_itself:
-        report = champion_report(root, champion, candidate)
+        report = champion_report(config, root, champion, candidate)
         spreads = spreads_for(
             read_seed_variance(root), recipe_of(config), lineage.get("data_digest")
         )
@@ -95,6 +95,18 @@ def run(config: Config, root: Path) -> Verdict:
     return verdict
 
 
+def _tree_gate(config: Config, root: Path, report: dict[str, Any], is_champion: bool) -> Gate:
+    if not config.judge.require_clean_tree:
+        return NO_TREE_GATE
+    made_by = {
+        "trained": report["lineage"].get("is_dirty"),
+        "evaluated": (report.get("evaluated_by") or {}).get("is_dirty"),
+    }
+    if not is_champion:  # nothing is decided about the champion itself
+        made_by["judged"] = read_code_state(root).is_dirty
+    return tree_gate(root, made_by)
+
+
 def _stands(folder: Path, basis: Mapping[str, Any], verdict: Verdict) -> bool:
     """Whether verdict.json is the one that let the champion pass, and no gate says otherwise now.
 
@@ -132,16 +144,6 @@ def _summarise(verdict: Verdict, stands: bool, folder: Path, seconds: float) -> 
     write_json(folder / "summary.json", summary)
 
 
-def champion_report(
-    root: Path, champion: ModelVersion, candidate: dict[str, Any]
-) -> dict[str, Any]:
-    """The champion's report under the candidate's protocol, with values per image if it has any."""
-    folder = report_folder(root, champion, candidate["protocol"]["hash"])
-    report = dict(read_json(folder / "metrics.json"))
-    report["per_image"] = per_image_beside(folder, report, champion.weights_sha256)
-    return report
-
-
 def latency_beside(root: Path, champion: ModelVersion, config: Config) -> Latency:
     """Time the candidate and the champion on this machine."""
     settings = config.judge
@@ -156,14 +158,6 @@ def latency_beside(root: Path, champion: ModelVersion, config: Config) -> Latenc
         *(found.candidate_ms, found.champion_ms, settings.latency_batch_images),
     )
     return found
-
-
-def per_image_beside(folder: Path, report: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
-    """The values per image that lie beside a report; none where it is older than they are."""
-    path = folder / PER_IMAGE_NAME
-    if not path.exists():
-        return {}
-    return dict(load_per_image(path, report["protocol"]["hash"], weights_sha256))
 
 
 def read_report(root: Path) -> dict[str, Any]:

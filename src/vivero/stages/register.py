@@ -9,19 +9,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vivero.config.environment import tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, data_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, SignatureNeededError, TrackingError
+from vivero.evaluation.per_image import PER_IMAGE_NAME
+from vivero.evaluation.protocol import protocol_hash
 from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
+from vivero.registry.bundle import load_bundle
+from vivero.registry.gates import ruler_hash
 from vivero.registry.lineage_tags import tag_everywhere
 from vivero.registry.registration import Candidate, register_version
+from vivero.registry.signed_uploads import add_signed_report
 from vivero.registry.version_card import version_card
-from vivero.registry.versions import ModelVersion
+from vivero.registry.versions import CHAMPION, ModelVersion, bring_here, find_alias
+from vivero.stages.champion_report import kept_evaluation
+from vivero.stages.evaluate import METRICS_NAME
 from vivero.tracking.journal import read_journal
 from vivero.tracking.mirror import reconcile
+from vivero.tracking.store import open_client, refusals, store_lock
 
 RECORDS = (  # below artifacts/: what the card is made of
     "validate_data/summary.json",
@@ -61,6 +70,7 @@ def run(config: Config, root: Path) -> ModelVersion:
         per_image_path=evaluate_dir / "per_image.safetensors",
     )
     version, is_new = register_version(root, name, candidate)
+    attach_champion_report(config, root, records["evaluate/metrics.json"])
     data_name = records["prepare_data/images/card.json"]["name"]
     lineage = records["sample/bundle/lineage.json"]
     tag_everywhere(root, version, ids.run_id, lineage, data_name)
@@ -91,6 +101,25 @@ def register(config: Config, root: Path) -> None:
         run(config, root)
     except SignatureNeededError as error:
         log.info("register: %s", error)
+
+
+def attach_champion_report(config: Config, root: Path, report: dict[str, Any]) -> None:
+    """Store the new evaluation of the champion, if `judge` had to make one, with its version."""
+    champion = find_alias(root, config.registration.model_name, CHAMPION)
+    if champion is None:
+        return
+    sampling = load_bundle(bring_here(root, champion) / "bundle").sampling_defaults
+    name = protocol_hash(ruler_hash(report), sampling)
+    folder = kept_evaluation(root, champion, name)
+    if folder is None:
+        return
+    client = open_client(root)
+    files = [folder / METRICS_NAME, folder / PER_IMAGE_NAME]
+    try:
+        with refusals(tracking_uri(root)), store_lock(root):
+            add_signed_report(root, client, champion, files)
+    except SignatureNeededError as error:
+        log.info("register: the new report of the champion is stored later: %s", error)
 
 
 def _records(root: Path, config: Config) -> dict[str, Any]:

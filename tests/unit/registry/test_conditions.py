@@ -9,7 +9,8 @@ from vivero.files import write_json
 from vivero.integrity.hashing import md5_of_path
 from vivero.registry.conditions import export_gate, tree_gate
 
-DIRTY = {"code_commit": "c", "is_dirty": True}
+REPORT = "artifacts/evaluate/metrics.json"
+DIRTY = {"trained": True, "evaluated": False, "judged": False}
 
 
 def git(root: Path, *arguments: str) -> None:
@@ -20,56 +21,63 @@ def git(root: Path, *arguments: str) -> None:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A repository whose commit names the bundle that lies there."""
-    bundle = tmp_path / "artifacts/train/bundle"
+    bundle = tmp_path / "artifacts/sample/bundle"
     (bundle / "unet").mkdir(parents=True)
     (bundle / "config.json").write_text("{}")
     (bundle / "unet/weights.safetensors").write_bytes(b"weights")
     (tmp_path / ".gitignore").write_text("artifacts\n")
     (tmp_path / "params.yaml").write_text("a: 1\n")
-    lock(tmp_path, md5_of_path(bundle))
+    write_json(tmp_path / REPORT, {"metrics": {}})
+    lock(tmp_path, md5_of_path(bundle), md5_of_path(tmp_path / REPORT))
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "all")
     return tmp_path
 
 
-def lock(root: Path, md5: str) -> None:
+def lock(root: Path, bundle_md5: str, report_md5: str) -> None:
     (root / "dvc.lock").write_text(
-        f"stages:\n  train:\n    outs:\n    - path: artifacts/train/bundle\n      md5: {md5}\n"
+        f"stages:\n  sample:\n    outs:\n    - path: artifacts/sample/bundle\n"
+        f"      md5: {bundle_md5}\n  evaluate:\n    outs:\n    - path: {REPORT}\n"
+        f"      md5: {report_md5}\n"
     )
 
 
-def test_a_clean_tree_passes_without_git(tmp_path: Path):
-    assert tree_gate(tmp_path, {"is_dirty": False}, is_required=True).passed is True
+def test_what_was_done_in_a_clean_tree_passes_without_git(tmp_path: Path):
+    assert tree_gate(tmp_path, dict.fromkeys(DIRTY, False)).passed is True
+
+
+@pytest.mark.parametrize("what", DIRTY)
+@pytest.mark.parametrize("state", [True, None])
+def test_training_evaluation_and_judgement_must_each_be_from_a_clean_tree(
+    tmp_path: Path, what: str, state: bool | None
+):
+    gate = tree_gate(tmp_path, {**dict.fromkeys(DIRTY, False), what: state})
+    assert gate.passed is None
+    assert f"when it was {what}, " in gate.reason
 
 
 def test_what_was_committed_since_with_its_lock_can_be_made_again(clone: Path):
-    gate = tree_gate(clone, DIRTY, is_required=True)
+    gate = tree_gate(clone, DIRTY)
     assert gate.passed is True
     assert "committed now" in gate.reason
 
 
-@pytest.mark.parametrize("what", ["params", "lock", "bundle", "other lock"])
+@pytest.mark.parametrize("what", ["params", "lock", "bundle", "report", "other lock"])
 def test_otherwise_a_dirty_tree_is_held(clone: Path, what: str):
     if what == "params":
         (clone / "params.yaml").write_text("a: 2\n")
     elif what == "bundle":
-        (clone / "artifacts/train/bundle/config.json").write_text("{ }")
+        (clone / "artifacts/sample/bundle/config.json").write_text("{ }")
+    elif what == "report":
+        write_json(clone / REPORT, {"metrics": {"a": 1}})
     else:
-        lock(clone, "0" * 32 + ".dir")
+        lock(clone, "0" * 32 + ".dir", md5_of_path(clone / REPORT))
         if what == "other lock":
             git(clone, "commit", "--quiet", "--all", "--message", "of another model")
-    gate = tree_gate(clone, DIRTY, is_required=True)
+    gate = tree_gate(clone, DIRTY)
     assert gate.passed is None
     assert "commit what made it, with dvc.lock" in gate.reason
-
-
-def test_code_in_no_repository_is_held_unless_that_is_allowed(tmp_path: Path):
-    unknown = {"code_commit": None, "is_dirty": None}
-    gate = tree_gate(tmp_path, unknown, is_required=True)
-    assert gate.passed is None
-    assert "no commit is known" in gate.reason
-    assert tree_gate(tmp_path, unknown, is_required=False).passed is True
 
 
 def test_without_an_export_there_is_nothing_to_compare(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Model versions: one per weights, whole, found again, and checked when they are brought here."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from vivero.config.schema import Config
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import BundleError, TrackingError
 from vivero.files import read_json, write_json
-from vivero.registry.bundle import load_bundle
+from vivero.registry.bundle import Identity, load_bundle
 from vivero.registry.registration import Candidate, _shortened, register_version
 from vivero.registry.versions import (
+    SAMPLING_TAG,
     SIGNATURE_TAG,
     WEIGHTS_TAG,
     bring_here,
     champion_drift_reference,
     download,
     find_version,
+    identity_of,
     list_versions,
     report_folder,
     resolve_model,
@@ -37,7 +40,8 @@ NAME = "vivero"
 def report_on(root: Path, protocol: str | None = None) -> dict[str, Any]:
     """What version 1 is judged by: under this protocol where there is a report, else its own."""
     version = find_version(root, f"models:/{NAME}/1")
-    return dict(read_json(report_folder(root, version, protocol) / "metrics.json"))
+    folder = report_folder(root, version, protocol)
+    return {} if folder is None else dict(read_json(folder / "metrics.json"))
 
 
 def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> Candidate:
@@ -200,7 +204,7 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
-    assert report_on(root, report(protocol="b")["protocol"]["hash"]) == report()
+    assert report_on(root, report(protocol="b")["protocol"]["hash"]) == {}
 
     newer = report(2.0, protocol="b")
     write_json(candidate.metrics_path, newer)
@@ -210,6 +214,57 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     assert report_on(root, report(protocol="a")["protocol"]["hash"]) == report()
     assert report_on(root, report(protocol="b")["protocol"]["hash"]) == newer
     assert len(list_versions(root, NAME)) == 1
+
+
+@pytest.mark.parametrize("protocol", ["a", "b"])
+def test_a_report_with_other_bytes_under_a_known_protocol_is_replaced(
+    root: Path, tiny_config: Config, protocol: str
+):
+    """Protocol a is that of the registration, b that of a report added later."""
+    candidate = candidate_of(root, tiny_config)
+    register_version(root, NAME, candidate)
+    for distance in (4.0, 3.0):
+        newer = report(distance, protocol)
+        write_json(candidate.metrics_path, newer)
+        register_version(root, NAME, candidate)
+        assert report_on(root, newer["protocol"]["hash"]) == newer
+    shutil.rmtree(root / "work" / "models")
+    assert report_on(root, newer["protocol"]["hash"]) == newer
+    assert report_on(root) == report()
+
+
+def test_the_same_weights_with_another_sampler_are_another_version(
+    root: Path, tiny_config: Config, config_factory: Callable[..., Config]
+):
+    first, _ = register_version(root, NAME, candidate_of(root, tiny_config))
+    changed = config_factory({"sampling.num_steps": 2})
+    second, is_new = register_version(root, NAME, candidate_of(root, changed))
+    assert is_new
+    assert second.version == "2"
+    assert second.weights_sha256 == first.weights_sha256
+    for version, num_steps in ((first, 3), (second, 2)):
+        bundle = load_bundle(bring_here(root, version) / "bundle")
+        assert bundle.sampling.num_steps == num_steps
+    for config, expected in ((tiny_config, first), (changed, second)):
+        found, is_new = register_version(root, NAME, candidate_of(root, config))
+        assert (found.version, is_new) == (expected.version, False)
+
+
+def test_a_version_of_before_sampling_had_a_tag_is_found_again(root: Path, tiny_config: Config):
+    candidate = candidate_of(root, tiny_config)
+    first, _ = register_version(root, NAME, candidate)
+    open_client(root).delete_model_version_tag(NAME, "1", SAMPLING_TAG)
+    older = find_version(root, f"models:/{NAME}/1")
+    assert older.sampling_sha256 == ""
+    assert identity_of(root, older) == Identity(first.weights_sha256, first.sampling_sha256)
+    assert register_version(root, NAME, candidate)[1] is False
+
+
+def test_another_sampler_than_the_registered_one_is_refused(root: Path, tiny_config: Config):
+    register_version(root, NAME, candidate_of(root, tiny_config))
+    open_client(root).set_model_version_tag(NAME, "1", SAMPLING_TAG, "0" * 64)
+    with pytest.raises(BundleError, match="settings of sampling have sha256"):
+        resolve_model(f"models:/{NAME}/1", root)
 
 
 def test_an_altered_report_is_refused(embedded: Path, tiny_config: Config):

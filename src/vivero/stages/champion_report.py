@@ -1,0 +1,179 @@
+"""The champion's report under the protocol of a candidate: found, or made by a new evaluation.
+
+A report is looked for in the registry, then among the evaluations kept in work/. Where there is
+none, because code, data or settings of the evaluation changed, the champion is evaluated again:
+sampled as it is served, with the candidate's seed and number of images, by the present code.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vivero.config.paths import artifacts_dir, work_dir
+from vivero.config.schema import Config
+from vivero.data.prepared import open_split
+from vivero.errors import DataError, NotComputableError
+from vivero.evaluation.metrics import Labelled
+from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
+from vivero.evaluation.protocol import protocol_hash
+from vivero.evaluation.reference import load_reference
+from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json
+from vivero.registry.bundle import Bundle, load_bundle
+from vivero.registry.gates import ruler_hash
+from vivero.registry.own_images import own_spec
+from vivero.registry.versions import ModelVersion, bring_here, report_folder
+from vivero.stages.evaluate import METRICS_NAME, evaluate_model, open_exhibit, ruler_of
+from vivero.stages.sample import labels_in_turn, make_images
+from vivero.tracking.lineage import read_code_state
+
+RECORD_NAME = "evaluation.json"  # the hashes of a kept evaluation, written last
+
+log = logging.getLogger(__name__)
+
+
+def champion_report(
+    config: Config, root: Path, champion: ModelVersion, candidate: dict[str, Any]
+) -> dict[str, Any]:
+    """The champion's report under the candidate's ruler, with values per image where it has any.
+
+    Where the champion cannot be evaluated on the present data, its own report is returned, and
+    `not_evaluated_again` says why: its ruler is another one, so that the gate holds.
+
+    Args:
+        config: All settings.
+        root: Top of the repository.
+        champion: The version that is champion.
+        candidate: Report of the candidate.
+
+    Raises:
+        BundleError: When the champion's files are not those that were registered.
+        DataError: When the candidate was evaluated by other settings or code than the present ones.
+    """
+    bundle = load_bundle(bring_here(root, champion) / "bundle")
+    name = protocol_hash(ruler_hash(candidate), bundle.sampling_defaults)
+    why = None
+    folder = report_folder(root, champion, name) or kept_evaluation(root, champion, name)
+    if folder is None:
+        try:
+            folder = evaluate_again(config, root, champion, bundle, candidate["protocol"])
+        except NotComputableError as error:
+            folder, why = report_folder(root, champion), str(error)
+    assert folder is not None, "a version has the report it was registered with"  # noqa: S101
+    report = dict(read_json(folder / METRICS_NAME))
+    report["per_image"] = per_image_beside(folder, report, champion.weights_sha256)
+    return report if why is None else {**report, "not_evaluated_again": why}
+
+
+def per_image_beside(folder: Path, report: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
+    """The values per image beside a report; none where they are of another one."""
+    path = folder / PER_IMAGE_NAME
+    if not path.exists():
+        return {}
+    return dict(load_per_image(path, report["protocol"]["hash"], weights_sha256))
+
+
+def evaluate_again(
+    config: Config,
+    root: Path,
+    champion: ModelVersion,
+    bundle: Bundle,
+    protocol: dict[str, Any],
+) -> Path:
+    """Evaluate a registered model under a protocol and keep the report in work/evaluations.
+
+    Args:
+        config: All settings.
+        root: Top of the repository.
+        champion: Version that the bundle is of.
+        bundle: The model.
+        protocol: Of the candidate: its number of images and their seed are taken.
+
+    Returns:
+        Folder with metrics.json and the values per image.
+
+    Raises:
+        DataError: When the present settings and code do not give this protocol.
+        NotComputableError: When the model makes other images or classes than the present data has.
+    """
+    num_images, seed = int(protocol["n"]), int(protocol["sample_seed"])
+    images_dir = artifacts_dir(root, "prepare_data") / "images"
+    reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")
+    if sha256_of_json(ruler_of(config, reference, num_images, seed)) != protocol["ruler_hash"]:
+        raise DataError(
+            "the candidate was evaluated by other settings, data or code than the present ones; "
+            "run `dvc repro evaluate` and judge again"
+        )
+    shape = tuple(open_split(images_dir, "test").images.shape[1:])
+    _require_same_kind(champion, bundle, (shape, reference.facts.class_names))
+    sampling = bundle.sampling
+    log.info(
+        "judge: version %s is champion and has no report under the protocol of the candidate "
+        "(other code, data or settings of the evaluation); it is evaluated again, once: "
+        "%d images in %d steps of %s, then all metrics",
+        *(champion.version, num_images, sampling.num_steps, sampling.sampler),
+    )
+    started_at = time.monotonic()
+    labels = labels_in_turn(num_images, len(bundle.class_names))
+    spec = own_spec(bundle, config.sample.batch_images, seed=seed)
+    samples = Labelled(make_images(bundle, spec, labels), labels.numpy())
+    bundle.folded_network.to(torch.device("cpu"))
+    exhibit = open_exhibit(config, root, bundle, samples, seed)
+    evaluation = evaluate_model(exhibit, read_code_state(root))
+    folder = _folder(root, champion, evaluation.report["protocol"]["hash"])
+    (folder / RECORD_NAME).unlink(missing_ok=True)
+    evaluation.write(folder)
+    hashes = {path: sha256_of_file(folder / path) for path in (METRICS_NAME, PER_IMAGE_NAME)}
+    write_json(folder / RECORD_NAME, {"files": hashes})
+    log.info("judge: evaluated the champion again in %.0f s", time.monotonic() - started_at)
+    return folder
+
+
+def kept_evaluation(root: Path, champion: ModelVersion, name: str) -> Path | None:
+    """The folder of an evaluation that was kept under a protocol; None where there is no sound one.
+
+    Args:
+        root: Top of the repository.
+        champion: The version that was evaluated.
+        name: `protocol_hash` of the evaluation.
+    """
+    folder = _folder(root, champion, name)
+    try:
+        hashes = dict(read_json(folder / RECORD_NAME)["files"])
+        is_sound = set(hashes) == {METRICS_NAME, PER_IMAGE_NAME} and all(
+            sha256_of_file(folder / path) == sha256 for path, sha256 in hashes.items()
+        )
+        report = read_json(folder / METRICS_NAME)
+        is_sound = is_sound and report["protocol"]["hash"] == name
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        log.warning("the evaluation kept in %s is damaged and is made again", folder)
+        return None
+    return folder
+
+
+def _folder(root: Path, champion: ModelVersion, name: str) -> Path:
+    place = f"{champion.signature_sha256[:16]}-{name[:16]}"
+    return work_dir(root) / "evaluations" / place
+
+
+def _require_same_kind(
+    champion: ModelVersion, bundle: Bundle, expected: tuple[tuple[int, ...], list[str]]
+) -> None:
+    for what, ours, theirs in zip(
+        ("images of shape (C, H, W)", "the classes"),
+        (bundle.image_shape, bundle.class_names),
+        expected,
+        strict=True,
+    ):
+        if ours != theirs:
+            raise NotComputableError(
+                f"version {champion.version} cannot be evaluated on the present data: it makes "
+                f"{what} {ours}, the data has {theirs}; decide by hand (`vivero promote VERSION "
+                f"--force`)"
+            )
