@@ -66,7 +66,7 @@ def test_the_champion_makes_images_and_each_is_traced(finished_clone: Clone, tmp
 
 @pytest.mark.slow
 def test_a_champion_compared_with_itself_is_undecided(finished_clone: Clone):
-    models = ("models:/vivero@champion", "artifacts/train/bundle")
+    models = ("models:/vivero@champion", "artifacts/sample/bundle")
     shown = finished_clone.run("vivero", "compare", *models, "--out", "work/comparison").stdout
     assert "neither is better beyond chance" in shown
     report = json.loads((finished_clone.root / "work/comparison/comparison.json").read_text())

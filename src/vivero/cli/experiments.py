@@ -31,7 +31,7 @@ def compare(
     Differences are paired by image, so that a small one is seen; the held-out images, the number
     of levels and the seed are those of the stage evaluate.
 
-    Example: vivero compare models:/vivero@champion artifacts/train/bundle --out comparison
+    Example: vivero compare models:/vivero@champion artifacts/sample/bundle --out comparison
     """
     from vivero.cli.comparing import compare_models
 
