@@ -4,6 +4,7 @@ The ruler is what two reports must share to be compared. The settings of samplin
 each model is sampled as it is served, and they are part of what is judged.
 """
 
+import functools
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -29,8 +30,9 @@ PACKAGES = ("clean-fid", "numpy", "pillow", "scipy", "timm", "torch")  # whose c
 BESIDE_THE_RULER = ("hash", "ruler_hash", "sampling")
 
 
+@functools.cache
 def evaluation_code_digest() -> str:
-    """Hash of the code that makes, samples and evaluates."""
+    """Hash of the code of the evaluation, as this process found it first."""
     return module_closure_digest(CODE, WITHOUT_EFFECT)
 
 
