@@ -185,7 +185,6 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
         DataError: When the images were not made by the bundle as it is served.
     """
     sample_dir = artifacts_dir(root, "sample")
-    bundle = load_bundle(served_bundle_dir(root))
     try:
         images = np.load(sample_dir / "images.npy", allow_pickle=False)
         labels = np.load(sample_dir / "labels.npy", allow_pickle=False)
@@ -195,6 +194,7 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
         raise DataError(
             f"the samples in {sample_dir} cannot be read ({error}); run `dvc repro -f -s sample`"
         ) from error
+    bundle = load_bundle(served_bundle_dir(root))
     if not is_record_of(bundle, record, seed):
         raise DataError(
             f"the images in {sample_dir} were not made by the model and the settings in its "
