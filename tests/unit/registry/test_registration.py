@@ -366,7 +366,7 @@ def test_of_two_that_registered_at_once_the_first_stays(root: Path, tiny_config:
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     client = open_client(root)
-    tags = {WEIGHTS_TAG: version.weights_sha256}
+    tags = {WEIGHTS_TAG: version.weights_sha256, SAMPLING_TAG: version.sampling_sha256}
     model_id = version.source.removeprefix("models:/")
     client.create_model_version(NAME, source=version.source, tags=tags, model_id=model_id)
     assert len(list_versions(root, NAME)) == 2
