@@ -28,7 +28,12 @@ RESOLVE = ("--universal", "--generate-hashes", "--no-header", "--no-annotate", "
 NO_ADDRESSES = ("--no-emit-index-url", "--no-emit-find-links")
 # Never in the environment of what pip and uv run: tokens of a workflow, keys of a cloud and ours.
 SECRETS = ("ACTIONS_", "AWS_", "GH_TOKEN", "GITHUB_TOKEN", "MLFLOW_", "PREFECT_", "VIVERO_")
-FORBIDDEN = {os.pathsep: "':', which separates the folders of PATH", "\n": "a line break"}
+FORBIDDEN = {
+    os.pathsep: "':', which separates the folders of PATH",
+    "\n": "a line break",
+    "%": "'%', which MLflow's migrations of its database take for a variable",
+    "?": "'?', which ends the path in the address of a database",
+}
 
 
 class SetupError(Exception):
@@ -115,8 +120,8 @@ def refuse_folder(root: Path) -> None:
     for character, meaning in FORBIDDEN.items():
         if character in str(root):
             raise SetupError(
-                f"the path of this folder contains {meaning}, so no Python environment works in "
-                f"it: {str(root)!r}. Rename the folder, then: make setup"
+                f"the path of this folder contains {meaning}, so not all of Vivero works in it: "
+                f"{str(root)!r}. Rename the folder, then: make setup"
             )
 
 

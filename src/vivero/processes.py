@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from vivero.config.paths import root_or_none, work_dir
 from vivero.config.variables import adopt, own_variables
 from vivero.errors import TrackingError, ViveroError
 from vivero.files import os_error_message
@@ -49,6 +50,8 @@ TUNING = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
     "glibc.malloc.trim_threshold=8000000000",
 }
+
+CACHES = {"MPLCONFIGDIR": "matplotlib", "DVC_SITE_CACHE_DIR": "dvc"}  # else in ~ and /var/tmp
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +233,7 @@ def start_program() -> None:
       would else take its descriptor, and get what is printed.
     - A character that the terminal cannot show is written as an escape.
     - Variables of other programs are removed (vivero.config.variables).
+    - Caches of libraries are in work/ of the clone, unless a variable names another place.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         env = own_variables(os.environ, is_launched=True)
@@ -239,6 +243,10 @@ def start_program() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     adopt()
+    root = root_or_none()
+    if root is not None:
+        for name, folder in CACHES.items():
+            os.environ.setdefault(name, str(work_dir(root) / "caches" / folder))
 
 
 def _open_missing_streams() -> None:

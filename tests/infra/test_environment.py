@@ -138,13 +138,13 @@ def test_a_linked_environment_is_not_emptied(root: Path, tmp_path: Path):
     assert is_current(root)
 
 
-@pytest.mark.parametrize("name", ["a:b", "a\nb"])
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "100%", "why?"])
 def test_a_folder_in_which_no_environment_works_is_named_at_once(tmp_path: Path, name: str):
     with pytest.raises(SetupError, match="Rename the folder"):
         refuse_folder(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", 'a"b', "café", "日本", "$HOME", "100%", "a;b#c&d"])
+@pytest.mark.parametrize("name", ["a b", "it's", 'a"b', "café", "日本", "$HOME", "a;b#c&d"])
 def test_every_other_folder_is_taken(tmp_path: Path, name: str):
     refuse_folder(tmp_path / name)
 

@@ -85,3 +85,28 @@ def test_a_clone_of_another_user_is_refused_with_gits_remedy(root: Path):
         "owned by another user"
         in run_vivero(root, "doctor", GIT_TEST_ASSUME_DIFFERENT_OWNER="1", COLUMNS="300").stdout
     )
+
+
+def test_caches_of_libraries_are_in_the_clone(root: Path, tmp_path: Path):
+    shutil.rmtree(root / ".venv")
+    home = tmp_path / "home"
+    home.mkdir()
+    script = (
+        "from vivero.processes import start_program; start_program()\n"
+        "import matplotlib.font_manager, dvc.dirs\n"
+        "print(dvc.dirs.site_cache_dir())"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    for name in ("MPLCONFIGDIR", "DVC_SITE_CACHE_DIR"):
+        env.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root,
+        env={**env, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert list(home.rglob("*")) == []
+    assert any((root / "work/caches/matplotlib").iterdir())
+    assert done.stdout.strip() == str(root / "work/caches/dvc")
