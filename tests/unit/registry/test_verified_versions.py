@@ -251,7 +251,7 @@ def test_weights_that_are_not_those_of_the_record_are_refused(registered: Regist
 
 
 def test_an_added_report_is_held_to_the_signature_that_was_registered(registered: Registered):
-    protocol = "b" * 64
+    protocol = str(report(protocol="b")["protocol"]["hash"])
     folder = report_folder(registered.root, registered.version, protocol)
     assert read_json(folder / "metrics.json") == report(2.0, protocol="b")
     registered.restore()
