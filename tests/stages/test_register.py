@@ -13,7 +13,7 @@ from vivero.errors import DataError, TrackingError
 from vivero.registry.bundle import load_bundle
 from vivero.registry.lineage_trace import trace
 from vivero.registry.promotion import rollback
-from vivero.registry.versions import list_versions, resolve_model
+from vivero.registry.versions import SAMPLING_TAG, list_versions, resolve_model
 from vivero.stages import judge, promote, register
 from vivero.tracking.runs import RUN_KEY_TAG
 from vivero.tracking.store import open_client
@@ -110,7 +110,7 @@ def test_the_lineage_stands_on_the_run_the_model_and_the_version(root: Path, tin
         assert client.get_run(run_id).data.tags[f"lineage.{key}"] == value
         assert model.tags[f"lineage.{key}"] == value
         assert version.tags[f"vivero.lineage.{key}"] == value
-    key = f"register-{weights_sha256}"
+    key = f"register-{weights_sha256}-{version.tags[SAMPLING_TAG][:12]}"
     experiment = client.get_experiment_by_name("vivero").experiment_id
     (child,) = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = '{key}'")
     (data,) = child.inputs.dataset_inputs
