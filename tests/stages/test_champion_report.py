@@ -16,8 +16,22 @@ from vivero.evaluation.protocol import protocol_hash
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
-from vivero.registry.versions import CHAMPION, find_alias, list_versions, report_folder
-from vivero.stages import compute_reference, evaluate, judge, register, sample
+from vivero.registry.versions import (
+    CHAMPION,
+    RECORDED_TAG,
+    ModelVersion,
+    find_alias,
+    list_versions,
+    report_folder,
+)
+from vivero.stages import (
+    compute_reference,
+    evaluate,
+    judge,
+    measure_champion,
+    register,
+    sample,
+)
 from vivero.tracking.store import open_client
 
 CLASS_NAMES = ["top", "middle", "low"]
@@ -96,7 +110,8 @@ def test_a_champion_is_evaluated_again_when_the_protocol_changes(
     train(home, changed, seed=1)
     verdict = judge_model(home, changed)
     name = expected["protocol"]["hash"]
-    assert "is evaluated again, once: 24 images in 3 steps" in caplog.text
+    assert "it is evaluated again, once" in caplog.text
+    assert "evaluating version 1: 24 images in 3 steps" in caplog.text
     assert "protocol" not in gate_names(verdict)
     assert verdict["champion"] == "1"
     (folder,) = (home / "work/evaluations").iterdir()
@@ -155,3 +170,36 @@ def test_a_champion_of_other_classes_is_held_with_the_reason(home: Path, config:
     assert verdict["verdict"] == "hold"
     reason = verdict["gates"][-1]["reason"]
     assert "version 1 cannot be evaluated on the present data: it makes the classes" in reason
+
+
+def present_champion(root: Path) -> ModelVersion:
+    found = find_alias(root, "vivero", CHAMPION)
+    assert found is not None
+    return found
+
+
+def test_the_champion_is_measured_on_images_that_no_judgement_used(
+    home: Path, config: Config, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    recorded = measure_champion.run(config, home)
+    (folder,) = (home / "work/evaluations").iterdir()
+    report = json.loads((folder / "metrics.json").read_text())
+    judged = json.loads((home / "artifacts/evaluate/metrics.json").read_text())
+    fresh, used = report["protocol"], judged["protocol"]
+    assert fresh["sample_seed"] not in (used["sample_seed"], config.sample.seed)
+    same = ("n", "code_sha256", "reference_sha256", "sampling", "settings")
+    assert {key: fresh[key] for key in same} == {key: used[key] for key in same}
+    name = next(name for name in report["metrics"] if name.startswith("fd."))
+    value = report["metrics"][name]["value"]
+    assert value != judged["metrics"][name]["value"]
+    assert recorded.startswith(f"{name} {value:.4g} [")
+    assert present_champion(home).tags[RECORDED_TAG] == recorded
+    assert champion_metrics(home, fresh["hash"]) == report["metrics"]  # signed, in the registry
+
+    tags = present_champion(home).tags
+    shutil.rmtree(home / "work/evaluations")
+    caplog.clear()
+    assert measure_champion.run(config, home) == recorded  # the registry has it
+    assert "evaluating version" not in caplog.text
+    assert present_champion(home).tags == tags

@@ -59,13 +59,14 @@ def _print_versions(root: Path, name: str) -> None:
     from vivero.integrity.records import shown  # imports pydantic
 
     with shown_waiting(ASKING):
-        from vivero.registry.versions import list_versions
+        from vivero.registry.versions import RECORDED_TAG, list_versions
 
         versions = list_versions(root, name)
     if not versions:
         typer.echo(f"no version of '{name}' is registered yet; `vivero run` makes the first")
         return
-    table = Table("version", "alias", "made (UTC)", "verdict", "commit", "signed", "weights sha256")
+    columns = ("version", "alias", "made (UTC)", "verdict", "commit", "signed", "weights sha256")
+    table = Table(*columns, "distance on fresh images")
     for version in versions:
         made = datetime.fromtimestamp(version.created_at_ms / 1000, UTC)
         commit = version.tags.get("vivero.lineage.code_commit", "unknown")[:10]
@@ -78,6 +79,7 @@ def _print_versions(root: Path, name: str) -> None:
             Text(shown(commit + dirty)),
             "yes" if version.signature_sha256 else "no",
             version.weights_sha256[:12],
+            version.tags.get(RECORDED_TAG, "not measured"),
         )
     Console(width=max(110, Console().width), markup=False, emoji=False).print(table)
 

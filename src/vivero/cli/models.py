@@ -13,7 +13,7 @@ from vivero.config.paths import PARAMS, project_dir, root_or_none
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (sample, show_tree, promote, rollback):
+    for command in (sample, show_tree, promote, rollback, measure_champion):
         app.command()(command)
 
 
@@ -145,6 +145,30 @@ def promote(
     else:
         kept = "" if event.former is None else f"; version {event.former} is kept as previous"
         typer.echo(f"version {version} of '{model}' is champion now{kept}")
+        _measure(root, model)
+
+
+def _measure(root: Path, model: str) -> None:
+    """After a promotion by hand; only the registered model that params.yaml names."""
+    from vivero.config.load import load_config
+    from vivero.stages.measure_champion import measure_after_promotion
+
+    config = load_config(root / PARAMS)
+    if config.promote.measure_champion and model == config.registration.model_name:
+        measure_after_promotion(config, root)
+
+
+def measure_champion() -> None:
+    """Measure the champion on fresh images, and keep the signed report with its version.
+
+    The value that a candidate won by is too good in the mean. `vivero promote` does this by itself
+    (promote.measure_champion) where the artifacts are; a second time it changes nothing.
+
+    Example: vivero measure-champion
+    """
+    from vivero.cli.running import run_one_stage
+
+    raise typer.Exit(run_one_stage("measure_champion", outside_dvc=True, force=False))
 
 
 def rollback(

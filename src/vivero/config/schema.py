@@ -370,10 +370,11 @@ class RegisterConfig(Section):
 
 
 class PromoteConfig(Section):
-    """The check in a clean process before the alias moves."""
+    """The check in a clean process before the alias moves, and what is measured after it."""
 
     num_check_images: Annotated[int, Field(ge=2)]
     check_timeout_s: Positive
+    measure_champion: bool
 
 
 class Config(Section):

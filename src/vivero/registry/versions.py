@@ -40,6 +40,7 @@ URI = re.compile(
 )
 WEIGHTS_TAG, SAMPLING_TAG = "vivero.weights_sha256", "vivero.sampling_sha256"
 SIGNATURE_TAG = "vivero.signature_sha256"
+RECORDED_TAG = "vivero.recorded"  # the champion's distance on images that no judgement used
 
 log = logging.getLogger(__name__)
 

@@ -99,21 +99,47 @@ def evaluate_again(
         NotComputableError: When the model makes other images or classes than the present data has.
     """
     num_images, seed = int(protocol["n"]), int(protocol["sample_seed"])
-    images_dir = artifacts_dir(root, "prepare_data") / "images"
     reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")
     if sha256_of_json(ruler_of(config, reference, num_images, seed)) != protocol["ruler_hash"]:
         raise DataError(
             "the candidate was evaluated by other settings, data or code than the present ones; "
             "run `dvc repro evaluate` and judge again"
         )
-    shape = tuple(open_split(images_dir, "test").images.shape[1:])
-    _require_same_kind(champion, bundle, (shape, reference.facts.class_names))
-    sampling = bundle.sampling
     log.info(
         "judge: version %s is champion and has no report under the protocol of the candidate "
-        "(other code, data or settings of the evaluation); it is evaluated again, once: "
-        "%d images in %d steps of %s, then all metrics",
-        *(champion.version, num_images, sampling.num_steps, sampling.sampler),
+        "(other code, data or settings of the evaluation); it is evaluated again, once",
+        champion.version,
+    )
+    return evaluate_version(config, root, champion, bundle, (num_images, seed))
+
+
+def evaluate_version(
+    config: Config, root: Path, version: ModelVersion, bundle: Bundle, images: tuple[int, int]
+) -> Path:
+    """Sample a registered model as it is served, evaluate it, keep the report in work/evaluations.
+
+    Args:
+        config: All settings.
+        root: Top of the repository.
+        version: Version that the bundle is of.
+        bundle: The model.
+        images: How many are made, and their seed.
+
+    Returns:
+        Folder with metrics.json and the values per image.
+
+    Raises:
+        NotComputableError: When the model makes other images or classes than the present data has.
+    """
+    num_images, seed = images
+    images_dir = artifacts_dir(root, "prepare_data") / "images"
+    reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")
+    shape = tuple(open_split(images_dir, "test").images.shape[1:])
+    _require_same_kind(version, bundle, (shape, reference.facts.class_names))
+    sampling = bundle.sampling
+    log.info(
+        "evaluating version %s: %d images in %d steps of %s, then all metrics",
+        *(version.version, num_images, sampling.num_steps, sampling.sampler),
     )
     started_at = time.monotonic()
     labels = labels_in_turn(num_images, len(bundle.class_names))
@@ -122,12 +148,12 @@ def evaluate_again(
     bundle.folded_network.to(torch.device("cpu"))
     exhibit = open_exhibit(config, root, bundle, samples, seed)
     evaluation = evaluate_model(exhibit, read_code_state(root))
-    folder = _folder(root, champion, evaluation.report["protocol"]["hash"])
+    folder = _folder(root, version, evaluation.report["protocol"]["hash"])
     (folder / RECORD_NAME).unlink(missing_ok=True)
     evaluation.write(folder)
     hashes = {path: sha256_of_file(folder / path) for path in (METRICS_NAME, PER_IMAGE_NAME)}
     write_json(folder / RECORD_NAME, {"files": hashes})
-    log.info("judge: evaluated the champion again in %.0f s", time.monotonic() - started_at)
+    log.info("evaluated version %s in %.0f s", version.version, time.monotonic() - started_at)
     return folder
 
 

@@ -19,6 +19,7 @@ from vivero.processes import run_stage
 from vivero.registry.promotion import Request, promote, withdrawal
 from vivero.registry.verdict_page import LETS_PASS
 from vivero.registry.versions import CHAMPION, find_alias, find_number
+from vivero.stages.measure_champion import measure_after_promotion
 
 JUDGE_AGAIN = "run `vivero judge`, `vivero register`, then `vivero promote` again"
 
@@ -89,6 +90,8 @@ def run(config: Config, root: Path) -> bool:
         "made": message,
     }
     write_json(folder / "summary.json", summary)
+    if is_promoted and config.promote.measure_champion:
+        measure_after_promotion(config, root)
     return is_promoted
 
 

@@ -18,6 +18,7 @@ COMMANDS = [
     "validate-data", "validate_data", "prepare_data", "compute_reference", "train", "evaluate",
     "check_drift", "judge", "register",
     "compare", "compare-samplers", "seeds", "find-learning-rate", "verify", "simulate-gates",
+    "measure-champion",
 ]  # fmt: skip
 
 

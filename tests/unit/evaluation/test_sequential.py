@@ -137,6 +137,9 @@ def test_the_first_verdict_stays():
     scores = np.concatenate([np.full(200, 1.0), np.full(2000, -1.0)])
     said = decisions(scores[None], 2.0, TEST)[0]
     assert DECISIONS[said[-1]] == "challenger better"
+    later = np.concatenate([np.zeros(4000), np.full(2000, 2.0)])  # alike, then much better
+    said = decisions(later[None], 2.0, TEST)[0]
+    assert DECISIONS[said[3999]] == DECISIONS[said[-1]] == "futile"
 
 
 def test_before_the_first_outcome_there_is_nothing_to_say(tmp_path):
