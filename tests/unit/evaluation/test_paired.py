@@ -109,6 +109,15 @@ def test_few_seeds_ask_for_more_than_the_normal_quantile():
     assert gain.probability(-4.604 * gain.std_error) == pytest.approx(0.005, abs=1e-5)
 
 
+def test_a_spread_that_its_seeds_cannot_resolve_counts_as_one_degree_of_freedom():
+    """All of the seeds' spread was noise of their images; this pair has almost none of it."""
+    hidden = SeedSpread(SPREAD.values, evaluation_error=50.0)
+    gain = add_seed_variance(Gain(10.0, 0.01, 5000, is_paired=True), 100.0, 100.0, hidden)
+    assert gain.std_error == pytest.approx(0.01)
+    assert gain.degrees_of_freedom == 1.0
+    assert gain.quantile(0.995) == pytest.approx(63.66, abs=0.01)
+
+
 @pytest.mark.parametrize(("num_seeds", "evaluation"), [(3, 0.0), (6, 0.0), (6, 1.0), (6, 3.0)])
 def test_of_equal_retrains_as_many_gain_beyond_the_level_as_it_says(
     num_seeds: int, evaluation: float

@@ -14,7 +14,7 @@ from vivero.config.schema import JudgeConfig, JudgeMargins
 from vivero.evaluation.compulsory import compulsory_names
 from vivero.evaluation.paired import Gain
 from vivero.evaluation.spread import SeedSpread, SeedSpreads
-from vivero.registry.differences import Gate, Measurements
+from vivero.registry.differences import Gate, Measurements, difference_gates
 from vivero.registry.gates import judge
 
 CONFIG = JudgeConfig(
@@ -586,3 +586,12 @@ def test_coverage_without_a_floor_is_held(name: str, floor: float | None):
     candidate = report()
     candidate["metrics"][name]["floor"] = floor
     assert judge(candidate, None, CONFIG).verdict == "hold"
+
+
+def test_two_models_whose_weights_are_not_known_do_not_count_as_one():
+    nameless = [report(distance) for distance in (1.0, 5.0)]
+    for made in nameless:
+        made["lineage"] = {**made["lineage"], "weights_sha256": None}
+    gates = difference_gates(nameless[0], nameless[1], CONFIG, Measurements())
+    assert gates[0].passed is None
+    assert "seed_variance.json is missing" in gates[0].reason
