@@ -595,3 +595,16 @@ def test_two_models_whose_weights_are_not_known_do_not_count_as_one():
     gates = difference_gates(nameless[0], nameless[1], CONFIG, Measurements())
     assert gates[0].passed is None
     assert "seed_variance.json is missing" in gates[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "at_limit", "beyond"),
+    [
+        (FD, 10.0, 10.0001),
+        (LABELS, 0.8, 0.7999),
+        ("copied_share.features.500", 0.01, 0.0101),
+    ],
+)
+def test_a_value_at_its_limit_is_allowed(name: str, at_limit: float, beyond: float):
+    assert judge(changed(name, at_limit), None, CONFIG).verdict == "first"
+    assert judge(changed(name, beyond), None, CONFIG).verdict == "reject"
