@@ -43,7 +43,11 @@ OTHER: dict[str, Any] = {
     "num_steps": 250, "guidance": 2.5, "guidance_interval": [0.0, 1.0], "adaptive_threshold": None,
     "index": 1, "label": 4, "class_name": "shoe", "image_seed": 1,
 }  # fmt: skip
-FIELDS = [*(f"lineage.{name}" for name in LINEAGE), *set(SHARED) - {"lineage"}, *ENTRY]
+FIELDS = [
+    *(f"lineage.{name}" for name in LINEAGE),
+    *(name for name in SHARED if name != "lineage"),
+    *ENTRY,
+]
 HOSTILE = [
     "--output={canary}", "-h", "a\x1b[31mb", "a\nb", "\u202etxt.exe", "x" * 100_000, [["a"] * 9],
     {"a": {"b": 1}}, 2**70, -1, float("nan"),
