@@ -156,7 +156,12 @@ def test_a_relative_spread_holds_for_other_numbers_of_images_but_not_for_another
 
 def test_seeds_that_are_measured_later_are_added():
     whole = measured(num_seeds=6)
-    merged = merge_seed_variance(measured(num_seeds=3, first=3), measured(num_seeds=3))
+    parts = measured(num_seeds=3, first=3), measured(num_seeds=3)
+    merged = merge_seed_variance(*parts)
+    errors = [part.metrics[FD].evaluation_error for part in parts]
+    assert errors[0] != errors[1]
+    assert merged.metrics[FD].evaluation_error == min(errors)  # the less is removed, the safer
+    assert merge_seed_variance(*parts[::-1]).metrics[FD].evaluation_error == min(errors)
     assert merged.weights_sha256 == whole.weights_sha256
     assert merged.metrics[FD].values == whole.metrics[FD].values
     assert merged.metrics[FD].spread.degrees_of_freedom == 5
