@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +78,7 @@ def import_images(
     ] = False,
     with_generated: Annotated[
         bool,
-        typer.Option("--with-generated", help="With --append: also images that Vivero made."),
+        typer.Option("--with-generated", help="Import images that Vivero generated too."),
     ] = False,
     layout: Annotated[
         LayoutChoice | None,
@@ -98,33 +99,38 @@ def import_images(
 
     Folders train, validation and test are splits. Where folders can mean several things, the
     import stops and asks for --layout or --ignore. Every file ends as a row of a shard or as a row
-    of quarantine.parquet with its reason. With --append, images that are there already are
-    dropped, and without a new one nothing changes.
+    of quarantine.parquet with its reason. Images that Vivero generated are refused, by their own
+    record or by their pixels, unless you pass --with-generated. With --append, images that are
+    there already are dropped, and without a new one nothing changes.
 
     Example: vivero data import PHOTOS --out data --overwrite
     """
     if append and overwrite:
         raise DataError("--append keeps what --overwrite replaces; ask for one of them")
     from vivero.data.imagefolder import ImportChoice, import_folder
+    from vivero.data.made_images import MadeImages
 
     choice = ImportChoice(None if layout is None else layout.value, tuple(ignore or ()))
+    root = root_or_none()
+    if root is not None and not with_generated:
+        from vivero.registry.image_runs import fetch_from_others
+
+        fetch_from_others(root)
     with _folder_of(source) as folder, _named_target(out):
         if append:
             _append(folder, out, with_generated, choice)
         else:
-            typer.echo(import_folder(folder, out, overwrite=overwrite, choice=choice).text())
+            made = None if with_generated else MadeImages(root or out.parent)
+            choice = replace(choice, made=made)
+            report = import_folder(folder, out, overwrite=overwrite, choice=choice)
+            typer.echo(report.text())
 
 
 def _append(folder: Path, out: Path, with_generated: bool, choice: "ImportChoice") -> None:
     from vivero.data.appending import ALL_REFUSED_EXIT_CODE, append_folder, read_left_out
     from vivero.data.quarantine import worst_rows
 
-    root = root_or_none()
-    if root is not None and not with_generated:
-        from vivero.registry.image_runs import fetch_from_others
-
-        fetch_from_others(root)
-    report = append_folder(folder, out, with_generated, choice=choice)
+    report = append_folder(folder, out, with_generated, choice=choice, root=root_or_none())
     typer.echo(report.text())
     if report.is_all_refused:
         rows = worst_rows(read_left_out(out), NUM_EXAMPLES)

@@ -1,8 +1,7 @@
 """Adds new images to a data set that is there: what it holds stays as it is, row by row.
 
-Taken is what `import_folder` takes, unless its pixels are there already, its class is none of the
-data set's, or Vivero made it: it carries the record of that, or its pixels are in the record of
-made images. A model that learns from what it or its predecessors made loses what it never showed.
+Taken is what `import_folder` takes, unless its pixels are there already or its class is none of the
+data set's.
 
 Where the data set has classes and the new folder no metadata, the class of an image is the nearest
 folder above it, within the new folder, with the name of one of them. If there is no such folder at
@@ -17,17 +16,13 @@ from pathlib import Path
 from vivero.config.paths import work_dir
 from vivero.data.card import read_card
 from vivero.data.class_names import known_spelling, reading, shown_names
-from vivero.data.cleaning import file_content
-from vivero.data.folder_files import list_folder
 from vivero.data.folders import new_folder
 from vivero.data.image_files import Refusal
 from vivero.data.imagefolder import DEFAULT_CHOICE, ImportChoice, import_folder
 from vivero.data.incoming import Source
-from vivero.data.isolation import Limits, map_isolated
 from vivero.data.made_images import MadeImages
 from vivero.data.manifest import inspect_data
 from vivero.data.progress import with_progress
-from vivero.data.provenance import Origin, read_origin
 from vivero.data.quarantine import (
     QUARANTINE_NAME,
     QuarantineRow,
@@ -136,6 +131,7 @@ def append_folder(
     with_generated: bool = False,
     num_processes: int = 2,
     choice: ImportChoice = DEFAULT_CHOICE,
+    root: Path | None = None,
 ) -> AppendReport:
     """Add the images of a folder to data_dir; without a new one data_dir is not touched.
 
@@ -148,6 +144,7 @@ def append_folder(
         with_generated: Whether images that Vivero made are taken as well.
         num_processes: How many processes decode.
         choice: What a person said of the folder.
+        root: Repository whose record of generated images is used; None = the parent of data_dir.
 
     Raises:
         DataError: When folder cannot be read, or data_dir is no data set.
@@ -156,7 +153,9 @@ def append_folder(
     left_out_path(data_dir).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=data_dir.parent) as name:
         fresh_dir = Path(name) / "fresh"
-        sorted_out = _sorted_out(folder, fresh_dir, data_dir, with_generated, num_processes, choice)
+        made = None if with_generated else MadeImages(root or data_dir.parent)
+        choice = replace(choice, made=made)
+        sorted_out = _sorted_out(folder, fresh_dir, data_dir, num_processes, choice)
     counts = {split: len(rows) for split, rows in sorted_out.rows.items()}
     if counts:
         _write_larger(data_dir, sorted_out)
@@ -171,14 +170,17 @@ def _sorted_out(
     folder: Path,
     fresh_dir: Path,
     data_dir: Path,
-    with_generated: bool,
     num_processes: int,
     choice: ImportChoice,
 ) -> _Sorted:
     result, known_names = _Sorted(), read_card(data_dir).class_names
     try:
         report = import_folder(
-            folder, fresh_dir, num_processes=num_processes, known_names=known_names, choice=choice
+            folder,
+            fresh_dir,
+            num_processes=num_processes,
+            known_names=known_names,
+            choice=choice,
         )
         result.warnings = report.warnings
     except DataError:
@@ -187,15 +189,10 @@ def _sorted_out(
         result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
         return result
     result.refused = read_quarantine(fresh_dir / QUARANTINE_NAME)
-    made = MadeImages(data_dir.parent)
-    generated = {} if with_generated else _generated(folder, made, num_processes)
     present = set(_pixels_by_key(data_dir, num_processes).values())
     pixels = _pixels_by_key(fresh_dir, num_processes)
     for split, row in _placed_rows(fresh_dir, data_dir, result):
-        if row.key in generated:
-            detail = f"{generated[row.key]}; --with-generated takes it"
-            result.refused.append(QuarantineRow(None, split, row.key, "generated", detail))
-        elif pixels[split, row.key] in present:
+        if pixels[split, row.key] in present:
             detail = "its pixels are in the data set already"
             result.present.append(QuarantineRow(None, split, row.key, PRESENT, detail))
         else:
@@ -203,30 +200,6 @@ def _sorted_out(
             present.add(sha256)
             result.rows.setdefault(split, []).append(replace(row, key=f"added/{sha256[:24]}"))
     return result
-
-
-def _generated(folder: Path, made: MadeImages, num_processes: int) -> dict[str, str]:
-    """How each file that a model of ours made was recognised, by its key."""
-    files = list_folder(folder).files
-    origins = map_isolated(origin_of, [file.path for file in files], Limits(num_processes))
-    known = {file.key: origin for file, origin in zip(files, origins, strict=True)}
-    readable = {key: origin for key, origin in known.items() if isinstance(origin, Origin)}
-    is_made = made.are_made([origin.pixel_hashes for origin in readable.values()])
-    return {
-        key: (
-            "it carries Vivero's record of having made it"
-            if origin.has_record
-            else "its pixels are in the record of images that Vivero made"
-        )
-        for (key, origin), is_recorded in zip(readable.items(), is_made, strict=True)
-        if origin.has_record or is_recorded
-    }
-
-
-def origin_of(path: Path) -> Origin:
-    """The origin of a file's image; runs in a worker, since the file may be hostile."""
-    content = file_content(path)
-    return Origin(False, ()) if isinstance(content, Refusal) else read_origin(content)
 
 
 def _pixels_by_key(data_dir: Path, num_processes: int) -> dict[tuple[str, str], str]:

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from vivero.data.clean_png import MAX_IMAGE_BYTES, compressed_png, is_clean_png
-from vivero.data.facts import is_grey
+from vivero.data.facts import is_grey, pixel_hashes
 from vivero.data.image_files import Refusal, decode
+from vivero.data.provenance import Origin, carries_provenance
 
 MAX_FILE_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
 class ImportedImage:
-    """A file as it goes into a shard: a PNG of pixels and nothing else."""
+    """A file as it goes into a shard: a PNG of pixels and nothing else; and where it is from."""
 
     content: bytes
     is_grey: bool
+    origin: Origin
 
 
 def import_file(path: Path) -> ImportedImage | Refusal:
@@ -36,11 +38,12 @@ def import_file(path: Path) -> ImportedImage | Refusal:
     try:
         cleaned = content if is_clean_png(content) else compressed_png(image)
         grey = is_grey(np.asarray(image))
+        origin = Origin(carries_provenance(content), pixel_hashes(image))
     except MemoryError:
         return Refusal("decompression_bomb", "storing it needs more memory than a worker may use")
     if len(cleaned) > MAX_IMAGE_BYTES:
         return Refusal("too_large", f"{len(cleaned)} bytes as PNG; at most {MAX_IMAGE_BYTES}")
-    return ImportedImage(cleaned, grey)
+    return ImportedImage(cleaned, grey, origin)
 
 
 def file_content(path: Path) -> bytes | Refusal:

@@ -1,4 +1,8 @@
-"""Imports a folder that someone else made; every file ends in a shard or in quarantine."""
+"""Imports a folder that someone else made; every file ends in a shard or in quarantine.
+
+Images that Vivero generated are refused unless the caller allows them: a model that learns from the
+images of its predecessors loses what those never showed.
+"""
 
 import time
 from collections.abc import Collection, Iterator
@@ -16,7 +20,9 @@ from vivero.data.folders import check_free, new_folder
 from vivero.data.image_files import Refusal
 from vivero.data.import_warnings import import_warnings
 from vivero.data.isolation import Crash, Limits, map_isolated
+from vivero.data.made_images import MadeImages
 from vivero.data.progress import with_progress
+from vivero.data.provenance import Origin
 from vivero.data.quarantine import (
     QUARANTINE_NAME,
     QuarantineRow,
@@ -34,6 +40,7 @@ from vivero.data.shards import (
 from vivero.errors import DataError
 
 FILES_PER_BATCH = 8
+GENERATED = "generated"  # the reason of an image that Vivero made
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,13 @@ class ImportChoice:
     Attributes:
         layout: What its levels mean; None = only one meaning may be possible.
         ignored: Patterns of files and folders that are left out, such as `preview*` or `a/b`.
+        made: The record of generated images: an image that is in it, or that carries Vivero's
+            record of having made it, is refused. None takes such images too.
     """
 
     layout: LayoutName | None = None
     ignored: tuple[str, ...] = ()
+    made: MadeImages | None = None
 
 
 DEFAULT_CHOICE = ImportChoice()
@@ -99,9 +109,10 @@ class ImportReport:
 
 @dataclass
 class _Progress:
-    """What has come of the files so far."""
+    """The files so far; `made` as in `ImportChoice`."""
 
     refused: list[QuarantineRow]
+    made: MadeImages | None = None
     has_colour: bool = False
     imported: set[str] = field(default_factory=set)
 
@@ -140,7 +151,7 @@ def import_folder(
     metadata = read_metadata(listing)
     keys = [file.key for file in listing.files]
     layout = folder_layout(keys, metadata, known_names, folder.resolve().name, choice.layout)
-    progress = _Progress([*listing.refused, *metadata.refused, *layout.refused])
+    progress = _Progress([*listing.refused, *metadata.refused, *layout.refused], choice.made)
     with new_folder(data_dir, overwrite) as part_dir:
         counts = _write_splits(part_dir, folder, listing, layout, progress, num_processes)
         progress.refused.sort(key=lambda row: (row.path, row.reason))
@@ -205,6 +216,9 @@ def _rows(
     for file, outcome in zip(files, outcomes, strict=True):
         if isinstance(outcome, ImportedImage) and file.problem:
             progress.refused.append(refusal(file.key, *file.problem))
+        elif isinstance(outcome, ImportedImage) and (how := _recognised(outcome.origin, progress)):
+            detail = f"{how}; --with-generated takes it"
+            progress.refused.append(QuarantineRow(None, file.split, file.key, GENERATED, detail))
         elif isinstance(outcome, ImportedImage):
             progress.imported.add(file.key)
             progress.has_colour |= not outcome.is_grey
@@ -213,6 +227,17 @@ def _rows(
             progress.refused.append(
                 QuarantineRow(None, file.split, file.key, outcome.reason, outcome.detail)
             )
+
+
+def _recognised(origin: Origin, progress: _Progress) -> str | None:
+    """How an image was recognised as one that Vivero made; None when it was not, or is taken."""
+    if progress.made is None:
+        return None
+    if origin.has_record:
+        return "it carries Vivero's record of having made it"
+    if progress.made.are_made([origin.pixel_hashes]) == [True]:
+        return "its pixels are in the record of images that Vivero made"
+    return None
 
 
 def _card(folder: Path, layout: FolderLayout, progress: _Progress) -> DataCard:

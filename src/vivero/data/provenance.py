@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vivero.data.facts import pixel_hashes
-from vivero.data.image_files import Refusal, decode
-
 PROVENANCE_KEY = "vivero"  # of the PNG's tEXt chunk
 
 
@@ -17,19 +14,11 @@ class Origin:
 
     Attributes:
         has_record: Whether it carries the record of a generated image.
-        pixel_hashes: By which a generated image is found that lost its record; empty for a file
-            that is no image.
+        pixel_hashes: By which a generated image is found that lost its record.
     """
 
     has_record: bool
     pixel_hashes: tuple[str, ...]
-
-
-def read_origin(content: bytes) -> Origin:
-    """The origin of an image file. The file may be hostile: to be called in a worker."""
-    image = decode(content)
-    hashes = () if isinstance(image, Refusal) else pixel_hashes(image)
-    return Origin(carries_provenance(content), hashes)
 
 
 def carries_provenance(content: bytes) -> bool:

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from tests.unit.data.pictures import encoded, picture
+from vivero.cli.data import app
 from vivero.data.appending import append_folder
 from vivero.data.facts import inspect_image
 from vivero.data.imagefolder import import_folder
@@ -20,6 +23,7 @@ from vivero.errors import DataError
 from vivero.evaluation.grids import save_image
 from vivero.files import write_json
 
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 WEIGHTS = "1" * 64
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: mode, and how it is saved
     "png": ("RGB", {"format": "PNG"}),
@@ -104,6 +108,37 @@ def test_an_append_refuses_what_was_made_here_without_any_record(tmp_path: Path,
     }
     report = append_folder(new, data_dir, with_generated=True, num_processes=1)
     assert sum(report.counts.values()) == 1, "asked for, it is taken"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_first_import_refuses_what_was_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+):
+    shutil.copy(PARAMS, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    new, out = tmp_path / "new" / "bar", tmp_path / "elsewhere" / "data"
+    new.mkdir(parents=True)
+    (new / "real.png").write_bytes(encoded(picture(1, mode="RGB")))
+    folder = made(tmp_path, 3)
+    shutil.copy(folder / "00000-0.png", new / "with_record.png")
+    MadeImages(tmp_path).add(*read_batch(folder))
+    again(folder / "00000-0.png", new, "bmp")
+    if overwrite:
+        import_folder(tmp_path / "new", out, num_processes=1)
+    command = ["import", str(new.parent), "--out", str(out), *(["--overwrite"] * overwrite)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "imported 1 " in done.output
+    refused = read_quarantine(out / "quarantine.parquet")
+    assert {row.reason for row in refused} == {"generated"}
+    assert sorted(row.detail for row in refused) == [
+        "it carries Vivero's record of having made it; --with-generated takes it",
+        "its pixels are in the record of images that Vivero made; --with-generated takes it",
+    ]
+    with_generated = [*command[:4], "--overwrite", "--with-generated"]
+    done = CliRunner().invoke(app, with_generated)
+    assert "imported 3 " in done.output, "they are imported on request"
 
 
 def hash_of(name: str) -> int:
