@@ -124,6 +124,23 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_bounded_json(path: Path, max_bytes: int) -> Any:
+    """The value of a JSON file that may come from anyone; no more than max_bytes are read.
+
+    Raises:
+        OSError: When the file cannot be read.
+        ValueError: When it is larger, or is not JSON.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"the file is too large: expected at most {max_bytes} bytes")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -31,6 +31,7 @@ from vivero.integrity.records import (
 
 DATABASE_NAME = "made_images.db"
 SAMPLES_NAME = "samples.json"
+MAX_BATCH_IMAGES = 200_000
 WAIT_S = 30.0
 Key = Literal["weights_sha256", "code_commit", "data_digest"]
 
@@ -125,10 +126,10 @@ def parse_batch(made_with: object, images: object) -> tuple[dict[str, Any], list
     """How a batch was made and its images' entries, from a JSON file that anybody may have written.
 
     Raises:
-        ValueError: When a field has not its form.
+        ValueError: When a field has not its form, or there are more than MAX_BATCH_IMAGES.
     """
-    if not isinstance(images, list):
-        raise ValueError(f"{UNREADABLE}: images: expected a list")  # noqa: TRY004  it is JSON
+    if not isinstance(images, list) or len(images) > MAX_BATCH_IMAGES:
+        raise ValueError(f"{UNREADABLE}: images: expected a list of at most {MAX_BATCH_IMAGES}")
     batch = read_record(BatchRecord, made_with)
     return batch.values(), [read_record(EntryRecord, entry).values() for entry in images]
 

@@ -23,7 +23,7 @@ from vivero.data.made_images import (
     read_batch,
 )
 from vivero.errors import ViveroError
-from vivero.files import read_json
+from vivero.files import read_bounded_json
 from vivero.integrity.records import SHA256, UNREADABLE, shown
 from vivero.registry.lineage_records import LineageRecords, RunRecord
 from vivero.registry.versions import WEIGHTS_TAG
@@ -34,6 +34,7 @@ from vivero.tracking.store import experiment_id, open_client, quoted, refusals, 
 FILE_NAME = "made_images.json"
 KIND_TAG, KIND = "vivero.kind", "made images"
 BATCH_TAG = "vivero.batch_id"
+MAX_FILE_BYTES = 100_000_000  # of one batch; an image takes about 300
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,11 @@ def fetch_batches(root: Path, records: LineageRecords) -> int:
     runs = [run for run in records.runs_tagged(KIND_TAG, KIND) if run.status != "deleted"]
     named = [run for run in runs if SHA256.fullmatch(run.tags.get(BATCH_TAG, ""))]
     missing = [run for run in named if not images.has(run.tags[BATCH_TAG])]
+    if not missing:
+        return 0
+    client = open_client(root)
     bar = tqdm(missing, desc="fetch records of images", unit=" batches", disable=None)
-    return sum(_fetch(root, images, run) for run in bar)
+    return sum(_fetch(root, client, images, run) for run in bar)
 
 
 def fetch_from_others(root: Path) -> None:
@@ -130,13 +134,26 @@ def _maker(client: Any, batch: ImageBatch) -> Any | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _fetch(root: Path, images: MadeImages, run: RunRecord) -> bool:
+def _stated_bytes(client: Any, run: RunRecord) -> int:
+    """The size of a batch's file as the server states it, before it is downloaded."""
+    files = client.list_artifacts(run.run_id)
+    return sum(file.file_size or 0 for file in files if file.path == FILE_NAME)
+
+
+def _fetch(root: Path, client: Any, images: MadeImages, run: RunRecord) -> bool:
     """Record a batch of another machine if it is what its name says; whether it was."""
     with tempfile.TemporaryDirectory() as folder, refusals(tracking_uri(root)):
         uri = f"runs:/{run.run_id}/{FILE_NAME}"
+        num_bytes = _stated_bytes(client, run)
+        if num_bytes > MAX_FILE_BYTES:
+            log.warning(
+                "%s of run %s is left out: it has %d bytes; expected at most %d",
+                *(FILE_NAME, run.run_id, num_bytes, MAX_FILE_BYTES),
+            )
+            return False
         got = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
         try:
-            content = read_json(Path(got))
+            content = read_bounded_json(Path(got), MAX_FILE_BYTES)
             made_at, raw = shown(content["made_at"]), content["made_with"]
             made_with, entries = parse_batch(raw, content["images"])
             name = new_batch(made_at, raw, content["images"]).batch_id

@@ -6,11 +6,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from tests.unit.registry.test_lineage_trace import WEIGHTS_1, made_images
+from vivero.data import made_images as made_images_module
 from vivero.data.made_images import MadeImages, read_batch
 from vivero.errors import DataError, TrackingError
+from vivero.registry import image_runs
 from vivero.registry.image_runs import FILE_NAME, fetch_batches, remember, send_batches
 from vivero.registry.lineage_records import LineageRecords
 from vivero.registry.lineage_trace import trace
@@ -75,6 +78,33 @@ def test_an_altered_record_in_mlflow_is_left_out(
     fetch_batches(root, LineageRecords(root))
     assert "was altered; it is left out" in caplog.text
     assert MadeImages(root).batches() == []
+
+
+@pytest.mark.parametrize("bound", ["bytes", "bytes that the server does not tell", "images"])
+def test_a_record_in_mlflow_that_is_too_large_is_left_out(
+    embedded: Path,
+    root: Path,
+    samples: Path,
+    bound: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    send_batches(root)
+    (root / "made_images.db").unlink()
+    (path,) = (embedded / "mlartifacts").rglob(FILE_NAME)
+    if bound == "images":
+        monkeypatch.setattr(made_images_module, "MAX_BATCH_IMAGES", 2)
+    else:
+        monkeypatch.setattr(image_runs, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    if bound == "bytes":
+        monkeypatch.setattr(image_runs.mlflow.artifacts, "download_artifacts", None)
+    if bound == "bytes that the server does not tell":
+        monkeypatch.setattr(MlflowClient, "list_artifacts", lambda *_: [])
+    assert fetch_batches(root, LineageRecords(root)) == 0
+    assert "is left out" in caplog.text
+    assert "at most" in caplog.text
+    assert MadeImages(root).batches() == []
+    monkeypatch.undo()
 
 
 def test_a_server_that_is_away_stops_nothing_and_gets_it_later(
