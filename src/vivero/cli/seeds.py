@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wish:
-    """What `vivero seeds` is asked for.
+    """The arguments of `vivero seeds`.
 
     Attributes:
         seeds: Values of train.seed.

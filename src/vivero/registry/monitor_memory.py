@@ -52,7 +52,7 @@ def exchange_memory(root: Path, name: str, expected: Memory, new: Memory) -> boo
     """Write a new memory if the expected one still stands.
 
     Returns:
-        False when somebody was quicker; what they wrote stands.
+        False when another process changed it first; its memory is kept.
     """
     with store_lock(root):
         if read_memory(root, name) != expected:

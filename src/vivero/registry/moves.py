@@ -119,8 +119,8 @@ def make_move(root: Path, name: str, number: int, event: Event) -> None:
     if claim_id is None:
         take_turn(root, name)
         raise PromotionError(
-            f"somebody else moved the champion of '{name}' at the same moment, and was quicker. "
-            f"Nothing of yours was done; look at `vivero models history`, then decide again"
+            f"the champion of '{name}' was changed by someone else at the same moment. "
+            f"This command changed nothing; look at `vivero models history`, then decide again"
         )
     _carry_out(root, name, number, event, claim_id)
 

@@ -37,6 +37,28 @@ def test_an_unknown_key_is_named_with_its_line(tmp_path: Path):
     assert "did you mean label_dropout?" in message
 
 
+@pytest.mark.parametrize(
+    ("block", "key", "target"),
+    [
+        ("train", "sampling", "the block sampling"),
+        *[
+            ("sample", name, f"sampling.{name}")
+            for name in (
+                "sampler", "num_steps", "guidance", "guidance_interval", "adaptive_threshold",
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_a_setting_that_moved_is_named_with_its_new_place(
+    tmp_path: Path, block: str, key: str, target: str
+):
+    head = next(row for row in PARAMS.splitlines() if row.startswith(f"{block}:"))
+    message, text = refused(tmp_path, f"\n{head}\n", f"\n{head}\n  {key}: 1\n")
+    line = text.splitlines().index(head) + 2
+    expected = f"this setting is now {target}; set it there and remove this one"
+    assert f"line {line}: {block}.{key}: {expected}" in message
+
+
 def test_an_unknown_block_is_named(tmp_path: Path):
     message, text = refused(tmp_path, "judge:", "judgement: {}\njudge:")
     assert f"line {line_of(text, 'judgement')}: judgement: unknown key" in message
