@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ def set_up(root: Path) -> None:
     if not os.access(root, os.W_OK):
         raise SetupError(
             f"{VENV} must be made, but you may not write to {root}; copy the clone to a folder of "
-            f"yours (git clone '{root}' vivero), and run make setup there"
+            f"yours (git clone {shlex.quote(str(root))} vivero), and run make setup there"
         )
     other = read_state(root).get("folder", str(root))
     if other != str(root):

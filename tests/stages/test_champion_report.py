@@ -55,7 +55,7 @@ def train(root: Path, config: Config, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     state = build_network(BundleConfig.model_validate(values).network).state_dict()
     weights = {n: 0.1 * torch.randn(v.shape, generator=generator) for n, v in state.items()}
-    lineage = {"data_digest": "d", "params_sha256": "p", "is_dirty": False, "seed": seed}
+    lineage = {"data_digest": "d" * 32, "params_sha256": "e" * 64, "is_dirty": False, "seed": seed}
     contents = BundleContents(weights, values, lineage, "# A model\n")
     write_bundle(root / "artifacts/train/bundle", contents)
 
@@ -163,7 +163,7 @@ def test_a_champion_of_other_classes_is_held_with_the_reason(home: Path, config:
     compute_reference.run(config, home)
     values = {**bundle_config(config, ["top", "middle"]), "sampling": None}
     network = build_network(BundleConfig.model_validate(values).network)
-    lineage = {"data_digest": "d", "params_sha256": "p", "is_dirty": False}
+    lineage = {"data_digest": "d" * 32, "params_sha256": "e" * 64, "is_dirty": False}
     contents = BundleContents(network.state_dict(), values, lineage, "# A model\n")
     write_bundle(home / "artifacts/train/bundle", contents)
     verdict = judge_model(home, config)

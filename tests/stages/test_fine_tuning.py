@@ -64,10 +64,10 @@ def test_is_told_by_the_bundle_and_the_summary(root, first_model: Path, config_f
     config = config_factory({"train.initial_model": str(first_model)})
     trainer.run(config, root)
     made = load_bundle(root / "artifacts/train/bundle")
-    assert made.lineage["initial_model"] == str(first_model)
-    assert made.lineage["initial_weights_sha256"] == load_bundle(first_model).weights_sha256
+    assert made.lineage.initial_model == str(first_model)
+    assert made.lineage.initial_weights_sha256 == load_bundle(first_model).weights_sha256
     assert made.weights_sha256 != load_bundle(first_model).weights_sha256
-    assert load_bundle(first_model).lineage.get("initial_model") is None
+    assert load_bundle(first_model).lineage.initial_model is None
 
 
 def test_other_weights_to_start_from_are_another_run(root, first_model, config_factory: Factory):

@@ -75,7 +75,7 @@ def test_writes_everything_that_later_stages_read(root: Path, tiny_config: Confi
         out_dir / "bundle/unet/diffusion_pytorch_model.safetensors"
     )
     assert bundle.class_names == CLASS_NAMES
-    assert bundle.lineage["seed"] == tiny_config.train.seed
+    assert bundle.lineage.seed == tiny_config.train.seed
     assert read_json(out_dir / "run.json")["run_key"]
     assert sorted(p.name for p in (out_dir / "previews").iterdir()) == [
         *("0000000032.png", "0000000064.png"),

@@ -1,5 +1,6 @@
 """`vivero ab ...` and `vivero simulate-ab`: champion and challenger side by side, with an end."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,7 +103,8 @@ def sample(unit: Unit, out: Out, num_images: NumImages = 4, name: Name = None) -
     test = ab_test.running_test(root, name or model_name(root))
     _make(root, test, ab_test.assign(test, unit), unit, num_images, out)
     ab_test.record_exposure(root, test, unit)
-    typer.echo(f"{num_images} images in {out}; tell what came of it: vivero ab outcome {unit} good")
+    how = f"vivero ab outcome {shlex.quote(unit)} good"
+    typer.echo(f"{num_images} images in {out}; tell what came of it: {how}")
 
 
 @app.command()
@@ -132,7 +134,9 @@ def pair(unit: Unit, out: Out, num_images: NumImages = 1, name: Name = None) -> 
     second: ab_test.Arm = "champion" if first == "challenger" else "challenger"
     for place, arm in (("first", first), ("second", second)):
         _make(root, test, arm, unit, num_images, out / place)
-    typer.echo(f"{out}/first, {out}/second; which is better? vivero ab prefer {unit} first")
+    typer.echo(
+        f"{out}/first, {out}/second; which is better? vivero ab prefer {shlex.quote(unit)} first"
+    )
 
 
 @app.command()
@@ -187,8 +191,9 @@ def stop(name: Name = None) -> None:
     test = ab_test.running_test(root, name or model_name(root))
     found = ab_test.status(root, test)
     ab_test.stop(root, test, found.decision)
+    challenger, champion = shlex.quote(test.challenger), shlex.quote(test.champion)
     next_step = (
-        f"; `vivero promote {test.challenger} --expect-champion {test.champion}` makes it champion"
+        f"; `vivero promote {challenger} --expect-champion {champion}` makes it champion"
         if found.decision == "challenger better"
         else ""
     )

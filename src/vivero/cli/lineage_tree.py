@@ -7,7 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from vivero.data.made_images import ImageBatch
-from vivero.integrity.records import shown
+from vivero.integrity.records import COMMIT, shown
 from vivero.registry.git_history import Commit
 from vivero.registry.lineage_records import RunRecord, VersionRecord
 from vivero.registry.lineage_trace import DataVersion, Trace
@@ -48,15 +48,19 @@ def _origin(tree: Tree, trace: Trace) -> None:
     for path, is_same in trace.settings.items():
         said = {True: "as committed", False: "not as committed", None: UNKNOWN}[is_same]
         branch.add(_text(f"{path}: {said}"))
-    is_dirty = str(lineage.get("is_dirty")) != "False"
-    branch.add(
-        _text(
-            "to go back: the tree was dirty or is not known to have been clean, so the commit "
-            "alone does not bring it back"
-            if is_dirty
-            else f"to go back: git checkout {commit} && dvc repro"
+    branch.add(_text(f"to go back: {_way_back(commit, is_dirty=lineage.get('is_dirty'))}"))
+
+
+def _way_back(commit: object, is_dirty: object) -> str:
+    """The command that restores what was used; only of a complete hash, since people paste it."""
+    if not COMMIT.fullmatch(str(commit)):
+        return "the record holds no complete hash of a commit, so there is no command for it"
+    if str(is_dirty) != "False":
+        return (
+            "the tree was dirty or is not known to have been clean, so the commit alone does not "
+            "restore it"
         )
-    )
+    return f"git checkout {commit} && dvc repro"
 
 
 def _version_line(version: VersionRecord) -> str:

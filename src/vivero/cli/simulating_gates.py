@@ -1,5 +1,6 @@
 """What `vivero simulate-gates` does: retrains drawn from real reports, judged by the real rule."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -95,7 +96,7 @@ def _real_runs(root: Path, name: str) -> dict[int, SeedRun]:
     if not groups:
         raise DataError(
             f"there is no evaluated training in work/seeds/{name}; "
-            f"run `vivero seeds 1 2 3 4 5 6 --name {name}` first"
+            f"run `vivero seeds 1 2 3 4 5 6 --name {shlex.quote(name)}` first"
         )
     return max(groups.values(), key=len)
 

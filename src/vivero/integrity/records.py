@@ -22,11 +22,13 @@ UNREADABLE = "unreadable record"
 MAX_LINE_CHARACTERS = 500
 MAX_SHOWN_CHARACTERS = 200
 MAX_FIELDS = 64  # of one record
+MAX_RECORD_BYTES = 1_000_000  # of the JSON file that holds one
 MAX_INTEGER = 2**63 - 1
 MODEL_NAME = r"[A-Za-z0-9_.-]{1,250}"
 VERSION_NUMBER = r"[1-9][0-9]{0,9}"
 ALIAS = r"[A-Za-z0-9_.-]{1,250}"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 OBJECT_NAME = re.compile(r"[0-9a-f]{1,64}(?:\.dir)?")  # of an object in DVC's cache
 
@@ -41,7 +43,7 @@ def printable(text: str) -> str:
 Line = Annotated[str, StringConstraints(max_length=MAX_LINE_CHARACTERS), AfterValidator(printable)]
 LongLine = Annotated[str, StringConstraints(max_length=8000), AfterValidator(printable)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-CommitHash = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
+CommitHash = Annotated[str, StringConstraints(pattern=rf"^(?:{COMMIT.pattern})$")]
 DataDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}(?:\.dir)?$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 Integer = Annotated[int, Field(ge=0, le=MAX_INTEGER)]

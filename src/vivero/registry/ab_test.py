@@ -6,6 +6,7 @@ says which one serves beside the champion.
 """
 
 import hashlib
+import shlex
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -223,7 +224,7 @@ def record_outcome(root: Path, test: AbTest, unit: str, is_good: bool) -> None:
     if served is None:
         raise AbTestError(
             f"unit '{unit}' was never served in this test, so nothing can have come of it; "
-            f"`vivero ab sample {unit} --out FOLDER` serves it"
+            f"`vivero ab sample {shlex.quote(unit)} --out FOLDER` serves it"
         )
     _record(engine, OUTCOMES, test, unit, {"is_good": is_good})
 

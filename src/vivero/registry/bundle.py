@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from vivero.config.schema import SamplingConfig
 from vivero.diffusion.schedules import NoiseSchedule, build_schedule
 from vivero.errors import BundleError
-from vivero.files import read_json, sha256_of_file, sha256_of_json, sync, write_json, write_text
+from vivero.files import (
+    read_bounded_json,
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    sync,
+    write_json,
+    write_text,
+)
+from vivero.integrity.records import MAX_RECORD_BYTES, LineageRecord, read_record, shown
 from vivero.models.denoisers import AnyDenoiser, build_denoiser
 from vivero.models.load import NETWORK_DIR, WEIGHTS_NAME, load, save
 from vivero.models.nf_resnet import fold
@@ -27,7 +36,10 @@ from vivero.registry.bundle_config import BundleConfig
 from vivero.registry.diffusers_layout import write_diffusers_files
 
 MANIFEST_NAME, CARD_NAME = "manifest.json", "MODEL_CARD.md"
-AGAIN = "fetch the bundle again with `dvc checkout`, or make it again with `dvc repro -f train`"
+AGAIN = (
+    "fetch the bundle again with `dvc checkout`, or make it again: `dvc repro -f -s sample` for "
+    "artifacts/sample/bundle, `dvc repro -f -s train` for artifacts/train/bundle"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Bundle:
     denoiser: AnyDenoiser
     schedule: NoiseSchedule
     config: BundleConfig
-    lineage: dict[str, Any]
+    lineage: LineageRecord
     weights_sha256: str
 
     @property
@@ -185,7 +197,7 @@ def write_served_bundle(trained_dir: Path, bundle_dir: Path, sampling: SamplingC
     config = trained.config.model_copy(update={"sampling": sampling})
     card = (trained_dir / CARD_NAME).read_text(encoding="utf-8")
     contents = BundleContents(
-        trained.network.state_dict(), config.model_dump(), trained.lineage, card
+        trained.network.state_dict(), config.model_dump(), trained.lineage.values(), card
     )
     weights_sha256 = write_bundle(bundle_dir, contents)
     if weights_sha256 != trained.weights_sha256:
@@ -296,8 +308,9 @@ def _read_config(path: Path) -> BundleConfig:
         ) from error
 
 
-def _read_lineage(path: Path) -> dict[str, Any]:
+def _read_lineage(path: Path) -> LineageRecord:
+    """The lineage of a bundle, which may be from anyone: every field has its form."""
     try:
-        return dict(read_json(path))
-    except (OSError, TypeError, ValueError) as error:
-        raise BundleError(f"cannot read {path}: {error}; {AGAIN}") from error
+        return read_record(LineageRecord, read_bounded_json(path, MAX_RECORD_BYTES))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {shown(error, 1000)}; {AGAIN}") from error

@@ -19,9 +19,9 @@ from vivero.tracking.lineage import data_digest, digest_in_pointer
 
 FORMS = (
     "name an image file, a bundle folder, models:/NAME@ALIAS, models:/NAME/NUMBER, a commit (7 or "
-    "more letters of its hash, HEAD, a branch or a tag), a data version (7 or more letters of the "
-    "md5 in data.dvc, or data.dvc itself), or 7 or more letters of the sha256 of weights; "
-    "commit:..., data:... and weights:... say which of them is meant"
+    "more characters of its hash, HEAD, a branch or a tag), a data version (7 or more characters "
+    "of the md5 in data.dvc, or data.dvc itself), or 7 or more characters of the sha256 of "
+    "weights; commit:..., data:... and weights:... say which of them is meant"
 )
 HEX = re.compile(r"([0-9a-f]{7,64})(\.dir)?")
 NOT_SHOWN = ("file", "pixels_sha256")  # of an image's entry: the file itself does not hold them
@@ -108,9 +108,8 @@ def find_target(text: str, sources: Sources) -> Target:
     if path.is_dir():
         bundle = load_bundle(path)
         facts = {"folder": str(path)}
-        return Target(
-            "bundle", text, "weights_sha256", bundle.weights_sha256, bundle.lineage, facts
-        )
+        lineage = {**bundle.lineage.values(), "weights_sha256": bundle.weights_sha256}
+        return Target("bundle", text, "weights_sha256", bundle.weights_sha256, lineage, facts)
     if path.is_file():
         return _pointer(path) if path.suffix == ".dvc" else _image(path, sources)
     found = _named(text, sources)
@@ -154,7 +153,7 @@ def _checked_lineage(
         bundle = load_bundle(bring_here(root, version) / "bundle")
     except ViveroError as error:
         return dict(record.lineage), (f"its files were not checked, tags are shown: {error}",)
-    lineage = {**bundle.lineage, "weights_sha256": bundle.weights_sha256}
+    lineage = {**bundle.lineage.values(), "weights_sha256": bundle.weights_sha256}
     other = [
         key
         for key, value in record.lineage.items()

@@ -141,7 +141,7 @@ def _make_version(
     model_id = _log_model(client, candidate, bundle)
     protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
     tags = {
-        **_tags(candidate, bundle.identity, bundle.lineage),
+        **_tags(candidate, bundle.identity, bundle.lineage.values()),
         report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
     }
     client.create_model_version(

@@ -169,7 +169,7 @@ def evaluate_model(exhibit: Exhibit, code: CodeState) -> Evaluation:
     findings.add("unusable images", partial(unusable, exhibit, findings))
     report = {
         "protocol": protocol(exhibit),
-        "lineage": {**exhibit.bundle.lineage, **asdict(exhibit.bundle.identity)},
+        "lineage": {**exhibit.bundle.lineage.values(), **asdict(exhibit.bundle.identity)},
         "evaluated_by": code.as_json(),
         "metrics": findings.metrics,
         "not_computed": findings.not_computed,

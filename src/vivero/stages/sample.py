@@ -229,7 +229,7 @@ def _record(bundle: Bundle, spec: GenerationSpec, labels: Sequence[int]) -> dict
     names = bundle.class_names
     return {
         "weights_sha256": bundle.weights_sha256,
-        "lineage": bundle.lineage,
+        "lineage": bundle.lineage.values(),
         "seed": spec.seed,
         "sampler": spec.sampler,
         "num_steps": spec.num_steps,

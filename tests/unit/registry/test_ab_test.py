@@ -63,6 +63,8 @@ def test_a_test_from_start_to_stop(two_versions: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(AbTestError, match="never served"):
         ab_test.record_outcome(root, test, "ada", is_good=True)
+    with pytest.raises(AbTestError, match=r"`vivero ab sample 'ada; id' --out FOLDER`"):
+        ab_test.record_outcome(root, test, "ada; id", is_good=True)
     for number in range(60):
         unit = f"unit {number}"
         arm = ab_test.record_exposure(root, test, unit)

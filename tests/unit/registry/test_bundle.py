@@ -20,7 +20,8 @@ from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
 
 CLASS_NAMES = ["shirt", "shoe", "bag"]
-LINEAGE = {"data_digest": "abc", "code_commit": None, "weights_sha256": None, "seed": 0}
+LINEAGE = {"data_digest": "d" * 32, "code_commit": None, "weights_sha256": None, "seed": 0}
+ADVICE = "dvc checkout`.*dvc repro -f -s sample` for artifacts/sample/bundle"
 SAFETENSORS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -67,7 +68,7 @@ def test_the_lineage_names_the_weights(bundle_dir):
     bundle = load_bundle(bundle_dir)
     digest = hashlib.sha256((bundle_dir / SAFETENSORS).read_bytes()).hexdigest()
     assert bundle.weights_sha256 == digest
-    assert bundle.lineage == {**LINEAGE, "weights_sha256": digest}
+    assert bundle.lineage.values() == {**LINEAGE, "weights_sha256": digest}
 
 
 def test_equal_contents_give_equal_bytes(kept_dir, tmp_path, tiny_config):
@@ -118,7 +119,7 @@ def test_a_damaged_file_is_named(bundle_dir: Path, name: str, damage: str):
         whole = bytearray(path.read_bytes())
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
-    with pytest.raises(BundleError, match=rf"{name} (is missing|was altered).*dvc checkout"):
+    with pytest.raises(BundleError, match=rf"{name} (is missing|was altered).*{ADVICE}"):
         load_bundle(bundle_dir)
 
 
@@ -153,6 +154,34 @@ def test_scales_that_no_data_has_are_refused(tmp_path: Path, tiny_config, scale:
     write_bundle(tmp_path / "bundle", replace(made, network=weights))
     with pytest.raises(BundleError, match=r"safetensors holds scales of no data: band_std must be"):
         load_bundle(tmp_path / "bundle")
+
+
+OLDER = {  # settings that bundles of earlier versions do not have, by file
+    "no tree": ({"config.json": ("model", "tree"), "unet/config.json": ("model", "tree")}, "unet"),
+    "no adaptive threshold": ({"config.json": ("sampling", "adaptive_threshold")}, "tree"),
+    "sampling of the training": ({}, "tree"),
+}
+
+
+@pytest.mark.parametrize("layout", OLDER)
+def test_a_stored_bundle_of_an_earlier_layout_loads(tmp_path: Path, config_factory, layout: str):
+    missing, architecture = OLDER[layout]
+    config = config_factory({"train.model.name": architecture})
+    write_bundle(tmp_path / "bundle", contents(config))
+    before = load_bundle(tmp_path / "bundle")
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    for name, (block, key) in missing.items():
+        path = tmp_path / "bundle" / name
+        values = json.loads(path.read_text())
+        del values[block][key]
+        path.write_text(json.dumps(values))
+        manifest["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.weights_sha256 == before.weights_sha256
+    assert bundle.sampling.num_steps == config.sampling.num_steps
+    assert bundle.sampling.sampler == config.sampling.sampler
+    assert bundle.network.state_dict().keys() == before.network.state_dict().keys()
 
 
 def test_a_missing_folder_is_no_bundle(tmp_path: Path):

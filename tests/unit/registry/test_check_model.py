@@ -26,7 +26,8 @@ def bundle_with_head(root: Path, config: Config, pattern: torch.Tensor) -> Path:
         weights[f"{place}.bias"] = torch.zeros_like(bias)
     weights["finest.head.bias"][:4] = pattern
     weights["finest.child.head.bias"][0] = pattern[0]
-    contents = BundleContents(weights, bundle.config.model_dump(), bundle.lineage, "# One image\n")
+    lineage = bundle.lineage.values()
+    contents = BundleContents(weights, bundle.config.model_dump(), lineage, "# One image\n")
     write_bundle(root / "collapsed", contents)
     return root / "collapsed"
 

