@@ -208,6 +208,30 @@ def test_a_metric_that_is_not_finite_is_left_out_with_the_reason(key: str):
     assert findings.not_computed == {"broken": f"b cannot be used: its {key} is nan"}
 
 
+@pytest.mark.parametrize("key", ["value", "std_error", "low", "high"])
+def test_a_metric_without_one_of_its_numbers_is_left_out_with_the_reason(key: str):
+    findings = Findings()
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+    del numbers[key]
+    findings.add("broken", lambda: {"b": numbers})
+    assert findings.metrics == {}
+    assert findings.not_computed == {"broken": f"b cannot be used: its {key} is no number"}
+
+
+def test_of_a_metric_that_is_left_out_nothing_is_kept():
+    findings = Findings()
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+
+    def group(name: str, value: float) -> dict[str, dict[str, float]]:
+        findings.keep({name: np.ones(3)})
+        findings.details[name] = [1]
+        return {name: {**numbers, "value": value}}
+
+    findings.add("fine", lambda: group("a", 1.0))
+    findings.add("broken", lambda: group("b", math.nan))
+    assert set(findings.metrics) == set(findings.per_image) == set(findings.details) == {"a"}
+
+
 def test_one_constant_of_the_data_weighs_the_loss_of_every_model(root: Path, config_factory):
     """Networks that give back the noisy image make the same squared errors, whatever sigma_data."""
     reference = load_reference(root / "artifacts/compute_reference/reference")

@@ -118,7 +118,7 @@ def test_a_dirty_tree_when_it_is_judged_holds(root: Path, tiny_config: Config):
     (root / "src" / "gates.py").write_text("passed = True\n")
     verdict = judge.run(tiny_config, root)
     assert verdict.verdict == "hold"
-    assert "when it was judged, tracked files differed" in " ".join(verdict.reasons)
+    assert "when it was judged, the code differed" in " ".join(verdict.reasons)
 
 
 def test_a_dirty_tree_when_it_was_evaluated_holds(root: Path, tiny_config: Config):

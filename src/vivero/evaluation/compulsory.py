@@ -40,7 +40,7 @@ COMPULSORY = (
     Compulsory("unusable_share", ("unusable_share.",), "unusable images"),
     Compulsory("denoising_loss.mean", ("denoising_loss.mean.",), "denoising loss"),
 )
-NUMBERS = ("value", "std_error", "low", "high")  # of a metric; each must be finite
+NUMBERS = ("value", "std_error", "low", "high")  # of a metric; each must be there and finite
 
 
 def compulsory_names(has_classes: bool) -> list[str]:
@@ -69,7 +69,7 @@ def missing_metrics(report: Mapping[str, Any]) -> dict[str, str]:
 def problem_of(metric: Mapping[str, Any]) -> str | None:
     """Why the numbers of a metric cannot be used; None when they can."""
     for key in NUMBERS:
-        number = metric.get(key, 0.0 if key in ("low", "high") else None)
+        number = metric.get(key)
         if isinstance(number, bool) or not isinstance(number, int | float):
             return f"its {key} is no number"
         if not math.isfinite(number):

@@ -31,14 +31,17 @@ class Findings:
     def add(self, name: str, figure: Callable[[], Metrics]) -> None:
         """Compute a group of metrics; what this data cannot give is recorded with the reason.
 
-        Any exception but NotComputableError is a fault of the code and ends the evaluation.
+        Of a group that is left out nothing is kept: no value per image and no detail. Any exception
+        but NotComputableError is a fault of the code and ends the evaluation.
         """
         started_at = time.monotonic()
+        per_image, details = dict(self.per_image), dict(self.details)
         try:
             metrics = figure()
             require_numbers(metrics)
         except NotComputableError as error:
             self.not_computed[name] = str(error)
+            self.per_image, self.details = per_image, details
             log.warning("evaluate: %s is left out: %s", name, error)
         else:
             self.metrics |= metrics

@@ -11,6 +11,7 @@ from vivero.files import read_json
 from vivero.integrity.hashing import md5_of_path
 from vivero.registry.differences import Gate
 from vivero.tracking.git import git_text
+from vivero.tracking.lineage import read_code_state
 
 STAGES = ("sample", "evaluate")
 JUDGED = ("artifacts/sample/bundle", "artifacts/evaluate/metrics.json")
@@ -26,8 +27,8 @@ def tree_gate(root: Path, is_dirty: Mapping[str, bool | None]) -> Gate:
 
     Args:
         root: Top of the repository.
-        is_dirty: By what was done ("trained", "evaluated", "judged"), whether tracked files
-            differed from the commit at that moment; None where no commit is known.
+        is_dirty: By what was done ("trained", "evaluated", "judged"), whether the code differed
+            from the commit at that moment (`read_code_state`); None where no commit is known.
     """
     not_clean = {what: dirty for what, dirty in is_dirty.items() if dirty is not False}
     if not not_clean:
@@ -38,7 +39,7 @@ def tree_gate(root: Path, is_dirty: Mapping[str, bool | None]) -> Gate:
         )
     was = "; ".join(
         f"when it was {what}, "
-        + ("tracked files differed from the commit" if dirty else "no commit of the code was known")
+        + ("the code differed from the commit" if dirty else "no commit of the code was known")
         for what, dirty in not_clean.items()
     )
     return _condition(
@@ -50,10 +51,15 @@ def tree_gate(root: Path, is_dirty: Mapping[str, bool | None]) -> Gate:
 
 
 def commit_reproduces(root: Path) -> bool:
-    """Whether tracked files are as in HEAD, and its dvc.lock names the present model and report."""
-    status = git_text(root, "status", "--porcelain", "--untracked-files=no")
+    """Whether the tree is as in HEAD, and HEAD's dvc.lock names the present model and report.
+
+    A tree is dirty as `read_code_state` defines it, or when dvc.lock is not committed.
+    """
+    if read_code_state(root).is_dirty is not False:
+        return False
+    lock_changes = git_text(root, "status", "--porcelain", "--", "dvc.lock")
     locked = git_text(root, "show", "HEAD:./dvc.lock")
-    if status is None or status or locked is None:
+    if lock_changes != "" or locked is None:
         return False
     try:
         stages = YAML(typ="safe").load(locked)["stages"]

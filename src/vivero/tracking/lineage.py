@@ -25,7 +25,8 @@ class CodeState:
 
     Attributes:
         code_commit: Commit that is checked out.
-        is_dirty: Whether a tracked file differs from that commit, or code is not in git at all.
+        is_dirty: Whether a tracked file other than dvc.lock differs from that commit, or a file
+            below src is not in git at all.
     """
 
     code_commit: str | None
@@ -40,7 +41,8 @@ def read_code_state(root: Path) -> CodeState:
     """The code of this repository now; never fails."""
     commit = git_text(root, "rev-parse", "HEAD", timeout_s=GIT_TIMEOUT_S)
     # DVC rewrites dvc.lock as the stages run; what it says is recorded by its own hash.
-    changed = ("status", "--porcelain", "--", ".", ":!dvc.lock")
+    # The options hold whatever the settings of git: new files are listed, names are not quoted.
+    changed = ("status", "--porcelain", "-z", "--untracked-files=all", "--", ".", ":!dvc.lock")
     status = None if commit is None else git_text(root, *changed, timeout_s=GIT_TIMEOUT_S)
     return CodeState(commit, None if status is None else _has_changes(status))
 
@@ -97,9 +99,9 @@ def read_lineage(root: Path, seed: int) -> Lineage:
 
 
 def _has_changes(status: str) -> bool:
-    """Whether `git status --porcelain` names a changed file, or a new one among the code."""
-    lines = [line for line in status.splitlines() if line]
-    return any(not line.startswith("??") or line.startswith("?? src") for line in lines)
+    """Whether `git status --porcelain -z` names a changed file, or a new one among the code."""
+    entries = [entry for entry in status.split("\0") if entry]
+    return any(not entry.startswith("??") or entry.startswith("?? src/") for entry in entries)
 
 
 def data_digest(root: Path) -> str | None:

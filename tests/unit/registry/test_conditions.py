@@ -8,6 +8,7 @@ import pytest
 from vivero.files import write_json
 from vivero.integrity.hashing import md5_of_path
 from vivero.registry.conditions import export_gate, tree_gate
+from vivero.tracking.lineage import read_code_state
 
 REPORT = "artifacts/evaluate/metrics.json"
 DIRTY = {"trained": True, "evaluated": False, "judged": False}
@@ -78,6 +79,25 @@ def test_otherwise_a_dirty_tree_is_held(clone: Path, what: str):
     gate = tree_gate(clone, DIRTY)
     assert gate.passed is None
     assert "commit what made it, with dvc.lock" in gate.reason
+
+
+@pytest.mark.parametrize("name", ["src/new.py", "src/deep/new.py", "src/n\u00fcw module.py"])
+@pytest.mark.parametrize("shows_new_files", ["normal", "no"])
+def test_code_that_git_does_not_know_holds_it(clone: Path, name: str, shows_new_files: str):
+    git(clone, "config", "status.showUntrackedFiles", shows_new_files)
+    (clone / name).parent.mkdir(parents=True)
+    (clone / name).write_text("a = 1\n")
+    assert tree_gate(clone, DIRTY).passed is None
+    assert read_code_state(clone).is_dirty is True
+    git(clone, "add", name)
+    git(clone, "commit", "--quiet", "--message", "with the new module")
+    assert tree_gate(clone, DIRTY).passed is True
+    assert read_code_state(clone).is_dirty is False
+
+
+def test_a_new_file_outside_the_code_does_not_matter(clone: Path):
+    (clone / "notes.txt").write_text("a\n")
+    assert tree_gate(clone, DIRTY).passed is True
 
 
 def test_without_an_export_there_is_nothing_to_compare(tmp_path: Path):

@@ -62,7 +62,8 @@ RANK = {"reject": 0, "hold": 1, "promote": 2}
 
 def report(distance: float = 5.0, std_error: float = 0.1) -> dict[str, Any]:
     def metric(value: float, error: float, floor: float | None) -> dict[str, Any]:
-        return {"value": value, "std_error": error, "floor": floor, "n": 5000}
+        interval = {"low": value - 2 * error, "high": value + 2 * error}
+        return {"value": value, **interval, "std_error": error, "floor": floor, "n": 5000}
 
     return {
         "protocol": {"hash": "a" * 64},
@@ -323,7 +324,8 @@ def test_a_report_is_not_changed_by_judging_it():
 @pytest.mark.parametrize("space", ["features", "pixels"])
 def test_copies_are_looked_for_in_every_space(space: str):
     copied = report()
-    copied["metrics"][f"copied_share.{space}.500"] = {"value": 0.5, "std_error": 0.0, "floor": 0.0}
+    numbers = {"value": 0.5, "low": 0.45, "high": 0.55, "std_error": 0.0, "floor": 0.0}
+    copied["metrics"][f"copied_share.{space}.500"] = numbers
     verdict = judge(copied, None, CONFIG)
     assert verdict.verdict == "reject"
     assert f"copied_share.{space}.500 is 0.5" in " ".join(verdict.reasons)
