@@ -18,7 +18,7 @@ PATTERN = torch.tensor([0.0, 0.0, 0.0, 600.0])  # one kind of details alone, lik
 def bundle_with_head(root: Path, config: Config, pattern: torch.Tensor) -> Path:
     """A model whose network answers with one pattern for every input."""
     make_artifacts(root, config)
-    bundle = load_bundle(root / "artifacts" / "train" / "bundle")
+    bundle = load_bundle(root / "artifacts" / "sample" / "bundle")
     weights = dict(bundle.network.state_dict())
     for place in ("finest.head", "finest.child.head"):
         bias = weights[f"{place}.bias"]
@@ -34,7 +34,7 @@ def bundle_with_head(root: Path, config: Config, pattern: torch.Tensor) -> Path:
 
 def test_a_model_that_answers_to_its_noise_passes(tmp_path: Path, tiny_config: Config):
     make_artifacts(tmp_path, tiny_config)
-    seen = check_bundle(tmp_path / "artifacts" / "train" / "bundle", num_images=6)
+    seen = check_bundle(tmp_path / "artifacts" / "sample" / "bundle", num_images=6)
     assert seen["least_difference"] > MIN_DIFFERENCE
 
 
