@@ -76,6 +76,23 @@ def test_a_file_without_extension_is_not_trained_on_even_if_it_is_an_image():
         ((*PETS, "train_masks/5.png"), ["train_masks/", "train = train/"]),
         (("cat/1.png", "dog/2.png", "test/3.png"), ["test/", "--layout classes"]),
         (("cat/train/1.png", "cat/test/2.png", "dog/train/3.png"), ["cat/train/", "inside"]),
+        (
+            ("train2017/1.png", "val2017/2.png", "test2017/3.png", "unlabeled2017/4.png"),
+            ["train = train2017/", "left out: 'unlabeled2017/'"],
+        ),
+        (("seg_train/a/1.png", "seg_test/a/2.png", "seg_pred/3.png"), ["test = seg_test/"]),
+        (("train_images/1.png", "test_images/2.png", "masks/3.png"), ["train = train_images/"]),
+        (("cats_train/1.png", "cats_test/2.png", "samples/3.png"), ["train = cats_train/"]),
+        (("trainset/1.png", "testset/2.png"), ["train = trainset/"]),
+        (("trainset/1.png", "testset/2.png", "unlabeled/3.png"), ["test = testset/"]),
+        (("trainset/1.png", "other/3.png"), ["train = trainset/"]),
+        (
+            ("trainA/1.png", "trainB/2.png", "testA/3.png", "testB/4.png"),
+            ["train = trainA/, trainB/", "test = testA/, testB/"],
+        ),
+        (("TrainImages/1.png", "TestImages/2.png"), ["train = TrainImages/"]),
+        (("cat/train2017/1.png", "cat/test2017/2.png", "dog/3.png"), ["cat/train2017/"]),
+        (("test2017/cat/1.png", "test2017/dog/2.png"), ["test2017/ mention splits"]),
         (("one/train/cat/1.png", "two/train/cat/2.png"), ["one/train/"]),
         (("train2017/1.png", "val2017/2.png"), ["train2017/", "mention splits"]),
         (("cars_train/1.png", "cars_test/2.png"), ["train = cars_train/"]),
@@ -128,6 +145,72 @@ def test_what_can_mean_several_things_is_asked(names: tuple[str, ...], words: li
 )  # fmt: skip
 def test_what_means_one_thing_is_understood(names: tuple[str, ...], expected: dict):
     assert placed(names) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["testudo", "trainer", "valley", "Testament", "contest", "crash_test", "bullet_train",
+     "validator", "trainers2", "devil", "dataset2", "evaluator"],
+)  # fmt: skip
+def test_a_class_whose_name_only_resembles_a_split_asks_nothing(name: str):
+    names = (f"{name}/1.png", "cat/2.png", "dog/3.png")
+    assert layout_of(names).class_names == tuple(sorted([name, "cat", "dog"], key=str))
+    assert layout_of((f"train/{name}/1.png", "train/cat/2.png")).class_names == tuple(
+        sorted([name, "cat"])
+    )
+
+
+@pytest.mark.parametrize("known", ["cat", "dog"])
+def test_images_that_join_from_numbered_splits_are_asked_about(known: str):
+    with pytest.raises(DataError, match="train2017/, val2017/ mention splits"):
+        layout_of(
+            (f"train2017/{known}/1.png", f"val2017/{known}/2.png"), known_names=["cat", "dog"]
+        )
+    names = ("monday/test2017/cat/1.png", "tuesday/dog/2.png")
+    with pytest.raises(DataError, match="monday/test2017/"):
+        layout_of(names, known_names=["cat", "dog"])
+
+
+def test_only_a_choice_with_training_images_is_offered_and_taken():
+    names = ("cat/1.png", "dog/2.png", "test/3.png")
+    with pytest.raises(DataError) as caught:
+        layout_of(names)
+    assert "--layout splits" not in str(caught.value)
+    with pytest.raises(DataError, match="no images for training; test/"):
+        layout_of(names, asked="splits")
+
+
+@pytest.mark.parametrize("inner", ["train/cat", "trainA"])
+def test_no_layout_that_mixes_splits_is_offered(inner: str):
+    test = inner.replace("train", "test")
+    with pytest.raises(DataError) as caught:
+        layout_of((f"dset/{inner}/1.png", f"dset/{test}/2.png", "figures/3.png"))
+    message = str(caught.value)
+    assert "--layout classes" not in message
+    assert "--layout flat" not in message
+    assert "--ignore 'figures'" in message
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",), ("train", "val", "test")])
+@pytest.mark.parametrize("around", ["images", "a/b", ""])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_stray_image_at_any_level_below_a_split_changes_no_class(
+    splits: tuple[str, ...], around: str, seed: int
+):
+    levels = [part for part in around.split("/") if part]
+    names = [
+        "/".join([split, *levels, kind, f"{number}.png"])
+        for split in splits
+        for kind in ("cat", "dog")
+        for number in range(2)
+    ]
+    before = placed(tuple(names))
+    assert {label for _, label in before.values()} == {"cat", "dog"}
+    for depth in range(len(levels) + 1):
+        stray = "/".join([splits[seed % len(splits)], *levels[:depth], "preview.png"])
+        layout = layout_of((*names, stray))
+        assert placed((*names, stray)) == before
+        assert [(row.path, row.reason) for row in layout.refused] == [(stray, "no_label")]
 
 
 UNCLEAR = ("train/cat/1.png", "test/cat/2.png", "train/dog/3.png", "unlabeled/4.png", "p.png")
@@ -209,3 +292,30 @@ def test_no_image_below_a_test_folder_is_ever_trained_on_unasked(paths: set, str
             assert split == "test", key
     without = placed(tuple(sorted(paths)))
     assert {key: value for key, value in found.items() if key in paths} == without
+
+
+KINDS = st.lists(st.sampled_from(["cat", "dog", "bird"]), min_size=2, max_size=3, unique=True)
+
+
+@given(
+    splits=st.sampled_from([("train",), ("train", "test"), ("Train", "val", "test")]),
+    levels=st.lists(st.sampled_from(["images", "a", "crops"]), max_size=3),
+    kinds=KINDS,
+    places=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=3),
+)
+def test_strays_at_each_level_below_a_split_change_nothing(
+    splits: tuple[str, ...], levels: list[str], kinds: list[str], places: set[tuple[int, int]]
+):
+    names = tuple(
+        "/".join([split, *levels, kind, f"{number}.png"])
+        for split in splits
+        for kind in kinds
+        for number in range(4)
+    )
+    strays = {
+        "/".join([splits[split % len(splits)], *levels[: min(depth, len(levels))], f"p{depth}.png"])
+        for split, depth in places
+    }
+    found = placed((*names, *sorted(strays)))
+    assert found == placed(names)
+    assert {label for _, label in found.values()} == set(kinds)
