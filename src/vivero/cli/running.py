@@ -147,7 +147,10 @@ def profile_training() -> int:
 
 def serve_mlflow(port: int) -> int:
     """MLflow's pages over the store of this clone, until Ctrl-C."""
+    from vivero.tracking.store import open_client  # takes seconds
+
     root = project_dir()
+    open_client(root)  # a copied or moved clone gets its own addresses
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1", "--backend-store-uri", tracking_uri(root)),

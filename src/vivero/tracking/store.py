@@ -6,16 +6,18 @@ Importing this module imports MLflow, which takes seconds: do it where nobody wa
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vivero.config.environment import local_artifacts_dir, tracking_uri
+from vivero.config.environment import tracking_uri
 from vivero.config.paths import tracking_root
 from vivero.errors import TrackingError
 from vivero.integrity.records import shown
+from vivero.tracking.locations import adopt_store, artifacts_address, embedded_store
 from vivero.tracking.server import is_server, without_credentials
 
 # MLflow's own defaults wait about four minutes for a dead server, per call. What a person set
@@ -54,7 +56,7 @@ SIGN_IN = (
 PROXY = "Correct HTTP_PROXY or HTTPS_PROXY, or name the server in NO_PROXY"
 CERTIFICATE = "Set MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE to what signed it"
 
-REFUSALS = (MlflowException, RequestException, SQLAlchemyError, OSError)
+REFUSALS = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def open_client(root: Path) -> MlflowClient:
             # Two processes that make the tables of one new file at once destroy each other's.
             with store_lock(root):
                 client.search_experiments(max_results=1)
+                if uri == f"sqlite:///{embedded_store(root)}":
+                    adopt_store(root)
     return client
 
 
@@ -192,7 +196,7 @@ def experiment_id(client: MlflowClient, root: Path, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         is_served = tracking_uri(root).startswith(("http:", "https:", "databricks"))
-        location = None if is_served else local_artifacts_dir(root).resolve().as_uri()
+        location = None if is_served else artifacts_address(root)
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:  # somebody was quicker, or it is a real refusal
