@@ -228,7 +228,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.services", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     command = COMMANDS[parser.parse_args().command]
-    console = Console(highlight=False, soft_wrap=True, width=max(130, Console().width))
+    width = max(130, Console().width)
+    console = Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
     try:
         command(read_settings(project_dir()), console)
     except ViveroError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vivero.cli.console import plain_console
 from vivero.cli.model_versions import Name, model_name
 from vivero.cli.targets import writable_folder
 from vivero.config.paths import project_dir, work_dir
@@ -236,7 +237,6 @@ def _make(root: Path, test: "AbTest", arm: str, unit: str, num_images: int, out:
 
 
 def _print(found: "Status") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     test = found.test
@@ -251,7 +251,7 @@ def _print(found: "Status") -> None:
             str(good),
             f"{good / num:.3f}" if num else "",
         )
-    console = Console(width=max(100, Console().width))
+    console = plain_console()
     console.print(table)
     verdicts = Table("measure", "n", "challenger better by", "interval at all times", "says")
     for what, course in (("outcome", found.outcomes), ("preference", found.preferences)):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
+from vivero.cli.console import plain_console
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir
 from vivero.data.prepared import image_std, open_split, read_card
@@ -138,7 +138,7 @@ def _print(models: tuple[str, str], bank: NoiseBank, found: Comparison, out_dir:
         table.add_row(f"{sigma:.3g}", *_cells(level))
     table.add_section()
     table.add_row("mean", *_cells(found.mean), style="bold")
-    console = Console(width=max(100, Console().width))
+    console = plain_console()
     console.print(table)
     lines = [f"{letter} = {name}" for letter, name in zip("AB", models, strict=True)]
     lines += [_sentence(found), f"All numbers in {out_dir / REPORT}, picture in {out_dir / PLOT}"]

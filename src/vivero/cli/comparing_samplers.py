@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vivero.cli.console import plain_console
 from vivero.code_digest import module_closure_digest
 from vivero.config.environment import extractor_weights_dir
 from vivero.config.load import load_config
@@ -444,7 +444,7 @@ def _print(results: Results, out_dir: Path) -> None:
         if above is not None and above.cell.sampler != found.cell.sampler:
             table.add_section()
         table.add_row(TITLES[found.cell.sampler], str(found.cell.num_steps), *_row_cells(found))
-    console = Console(width=max(100, Console().width))
+    console = plain_console()
     console.print(table)
     lines = [f"Not beside the others: {title} ({why})" for title, why in results.not_drawn.items()]
     lines += [found.error for found in results.figures if found.error is not None]

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import vivero
 from vivero.cli.clone import foreign_environment, git_refusal
+from vivero.cli.console import plain_console
 from vivero.cli.waiting import shown_waiting
 from vivero.config.environment import read_environment, tracking_uri
 from vivero.config.load import load_config
@@ -45,9 +46,9 @@ def examine() -> int:
     table = Table("what", "", "found", "what to do", title=f"vivero doctor: {root}")
     colours = {"ok": "green", "note": "yellow", "fail": "red"}
     for finding in findings:
-        mark = f"[{colours[finding.state]}]{finding.state}[/]"
+        mark = Text(finding.state, style=colours[finding.state])
         table.add_row(finding.what, mark, finding.found, finding.advice)
-    Console(width=max(100, Console().width)).print(table)
+    plain_console().print(table)
     return int(any(finding.state == "fail" for finding in findings))
 
 

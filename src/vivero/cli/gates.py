@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.console import plain_console
 from vivero.config.paths import artifacts_dir, project_dir
 
 
@@ -47,8 +48,6 @@ def explain() -> int:
     Returns:
         Exit code of the judgement: a refusal is a result, not a failure.
     """
-    from rich.console import Console
-
     from vivero.cli.running import run_one_stage
     from vivero.files import read_json
     from vivero.registry.verdict_page import verdict_table
@@ -57,7 +56,7 @@ def explain() -> int:
     if exit_code:
         return exit_code
     folder = artifacts_dir(project_dir(), "judge")
-    console = Console(width=max(120, Console().width), markup=False, emoji=False)
+    console = plain_console(120)
     console.print(verdict_table(read_json(folder / "verdict.json")))
     written = ", ".join(sorted(path.name for path in folder.glob("verdict.*")))
     typer.echo(f"now: {read_json(folder / 'summary.json')['made']}")

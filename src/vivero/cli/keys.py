@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.console import plain_console
 from vivero.config.paths import project_dir, root_or_none
 
 app = typer.Typer(
@@ -20,7 +21,6 @@ def keys(context: typer.Context) -> None:
 
     Example: vivero keys
     """
-    from rich.console import Console
     from rich.table import Table
 
     from vivero.registry.keys import trusted_keys
@@ -34,7 +34,7 @@ def keys(context: typer.Context) -> None:
     table = Table("fingerprint", "from")
     for key in found.values():
         table.add_row(key.fingerprint[:16], key.origin)
-    Console(width=max(110, Console().width)).print(table)
+    plain_console(110).print(table)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.console import plain_console
 from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import project_dir
 from vivero.errors import ConfigError
@@ -44,12 +45,10 @@ def lineage(
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
         return
-    from rich.console import Console
 
     from vivero.cli.lineage_tree import lineage_tree
 
-    width = max(MIN_WIDTH, Console().width)  # a hash that was cut is of no use
-    Console(width=width, highlight=False).print(lineage_tree(found))
+    plain_console(MIN_WIDTH).print(lineage_tree(found))
 
 
 def _root_or_none() -> Path | None:

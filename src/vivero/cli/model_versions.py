@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vivero.cli.console import plain_console
 from vivero.cli.waiting import shown_waiting
 from vivero.config.paths import PARAMS, project_dir
 
@@ -52,7 +53,6 @@ def model_name(root: Path) -> str:
 
 
 def _print_versions(root: Path, name: str) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -81,11 +81,10 @@ def _print_versions(root: Path, name: str) -> None:
             version.weights_sha256[:12],
             version.tags.get(RECORDED_TAG, "not measured"),
         )
-    Console(width=max(110, Console().width), markup=False, emoji=False).print(table)
+    plain_console(110).print(table)
 
 
 def _print_history(root: Path, name: str) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -107,4 +106,4 @@ def _print_history(root: Path, name: str) -> None:
             Text(event.why),
             "by hand" if event.verdict_sha256 is None else event.verdict_sha256[:12],
         )
-    Console(width=max(110, Console().width), markup=False, emoji=False).print(table)
+    plain_console(110).print(table)

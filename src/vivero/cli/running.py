@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.table import Table
 
+from vivero.cli.console import plain_console
 from vivero.cli.data import ensure_data
 from vivero.cli.dvc_setup import prepare_dvc
 from vivero.cli.quiet import QUIET
@@ -162,7 +162,7 @@ def serve_mlflow(port: int) -> int:
 
 
 def _print_result(root: Path, seconds: dict[str, float]) -> None:
-    console = Console(width=max(MIN_WIDTH, Console().width), markup=False, emoji=False)
+    console = plain_console(MIN_WIDTH)
     console.print()
     console.print(_stage_table(root, seconds))
     console.print(_metric_table(read_json(artifacts_dir(root, "evaluate") / "metrics.json")))

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vivero.cli.console import plain_console
 from vivero.cli.data import ensure_data
 from vivero.cli.running import child_environment
 from vivero.cli.seed_runs import SeedRun, finished_runs, runs_dir, take_run
@@ -187,7 +188,7 @@ def _report(root: Path, wish: Wish, runs: Mapping[int, SeedRun], failed: list[in
         },
     )
     plot_spreads(over_seeds, plot_path)
-    console = Console(width=max(100, Console().width))
+    console = plain_console()
     console.print(_table(over_seeds))
     console.print(
         f"All numbers in {json_path.relative_to(root)}, picture in {plot_path.relative_to(root)}",

@@ -4,10 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vivero.cli.console import plain_console
 from vivero.errors import AbTestError
 from vivero.evaluation.sequential import SequentialTest
 from vivero.evaluation.sequential_plot import plot_simulation
@@ -36,7 +36,7 @@ def simulate_and_report(
     plot_simulation(rows, level, out_dir / "simulation.png")
     equal = [row for row in rows if row.scenario.champion_rate == row.scenario.challenger_rate]
     worst = max(row.challenger + row.champion for row in equal)
-    Console().print(
+    plain_console().print(
         f"false alarms at most {worst:.3f} (allowed {level:g}); the z-test with peeking "
         f"{max(row.naive for row in equal):.3f}. {out_dir}"
     )
@@ -60,4 +60,4 @@ def _print(rows: list[Row]) -> None:
             f"{row.mean_outcomes:.0f}",
             f"{row.naive:.3f}",
         )
-    Console(width=max(110, Console().width)).print(table)
+    plain_console(110).print(table)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from vivero.cli.console import plain_console
 from vivero.cli.seed_runs import SeedRun, finished_runs
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, SEED_VARIANCE, project_dir, work_dir
@@ -133,7 +133,7 @@ def _print(title: str, found: list[Target]) -> None:
             str(target.n),
             "met" if target.is_met else "MISSED",
         )
-    Console(width=max(120, Console().width)).print(table)
+    plain_console(120).print(table)
 
 
 def _print_control(trials: Trials, rows: Rows, plan: Plan) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
+from vivero.cli.console import plain_console
 from vivero.config.paths import data_dir, project_dir, work_dir
 from vivero.integrity.data_folder import DATA
 from vivero.integrity.entry import damages_of
@@ -192,7 +193,7 @@ def _advice(root: Path, damaged: list[Found], *, is_moved: bool) -> list[str]:
 
 
 def _print(places: list[Place], advice: list[str]) -> None:
-    console = Console(width=max(100, Console().width))
+    console = plain_console()
     table = Table("where", "files", "MB", "seconds", "damaged", "not there", title="vivero verify")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -204,7 +205,7 @@ def _print(places: list[Place], advice: list[str]) -> None:
             f"{place.num_files:,}",
             f"{place.num_bytes / 1e6:,.1f}",
             f"{place.seconds:.1f}",
-            f"[{colour}]{num_damaged}[/]",
+            Text(str(num_damaged), style=colour),
             str(len(place.missing)),
         )
     console.print(table)
