@@ -17,6 +17,7 @@ from pathlib import Path
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 API_URL = "PREFECT_API_URL"
 KEY_PASSWORD = "VIVERO_SIGNING_KEY_PASSWORD"  # noqa: S105  # the name of a variable
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # Prefect ends at another one
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, and nobody else
 
 
@@ -136,6 +137,7 @@ FAMILIES = (
     ),
     Family("VIVERO_SIGNING_KEY_PEM"),  # for `make sign` alone, which reads it and starts no process
     Family("MPLBACKEND"),  # a notebook's backend does not exist in our processes
+    Family("MATPLOTLIBRC"),  # figures of ours look the same everywhere
 )
 
 PREFECT_ALONE = (  # kept without PREFECT_API_URL, where a temporary server of ours is used
@@ -187,9 +189,16 @@ def own_variables(given: Mapping[str, str], *, is_launched: bool = False) -> dic
             for name, value in own.items()
             if not name.startswith("PREFECT_") or _fits(name, PREFECT_ALONE)
         }
+    own = {
+        name: value
+        for name, value in own.items()
+        if not name.startswith("PREFECT_LOGGING_") or value in LEVELS
+    }
     own |= _without_proxy(own)
     own |= {
         "MPLBACKEND": "agg",
+        # Read when MLflow is imported, by whatever module imports it first.
+        "MLFLOW_DISABLE_TELEMETRY": own.get("MLFLOW_DISABLE_TELEMETRY", "true"),
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:backslashreplace",
     }

@@ -41,6 +41,9 @@ HOSTILE = {
     "PREFECT_LOCAL_STORAGE_PATH": "/elsewhere",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     "PREFECT_TASKS_DEFAULT_RETRIES": "9",
+    "PREFECT_LOGGING_LEVEL": "silly",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "",
+    "MATPLOTLIBRC": "/elsewhere/matplotlibrc",
     "PREFECT_LOGGING_SETTINGS_PATH": "/elsewhere/logging.yml",
     "DVC_EXP_NAME": "theirs",
     "DVC_EXP_AUTO_PUSH": "true",
@@ -205,3 +208,14 @@ def test_only_a_command_that_registers_gets_the_password_of_the_key():
         assert kept["HOME"] == "/h"
     for module in ("vivero.stages.register", "pipelines.experiment"):
         assert variables_for_command(given, ["python", "-m", module])[password] == "word"
+
+
+def test_telemetry_is_off_before_mlflow_is_imported():
+    assert own_variables({})["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert (
+        own_variables({"MLFLOW_DISABLE_TELEMETRY": "false"})["MLFLOW_DISABLE_TELEMETRY"] == "false"
+    )
+
+
+def test_a_level_of_prefect_is_kept():
+    assert own_variables({"PREFECT_LOGGING_LEVEL": "DEBUG"})["PREFECT_LOGGING_LEVEL"] == "DEBUG"
