@@ -1,10 +1,11 @@
-"""The pictures of an evaluation, as PNG files; no global state of matplotlib is touched."""
+"""The pictures of an evaluation, as PNG files, the same whatever a person set in matplotlib."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from vivero.evaluation.drawn_text import draw_as_text
@@ -14,7 +15,12 @@ WIDTH_IN, HEIGHT_IN = 7.0, 3.8
 
 
 def new_figure(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Figure:
-    """An empty figure; not registered with pyplot, so that nothing keeps it alive."""
+    """An empty figure; not registered with pyplot, so that nothing keeps it alive.
+
+    Settings of a person's matplotlibrc, such as text.usetex, are replaced by the defaults: they
+    act when a figure is filled and when it is drawn.
+    """
+    mpl.rcdefaults()
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
