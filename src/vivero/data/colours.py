@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4_000_000
+BMP_V4_HEADER_BYTES = 108
 SAME_LEVELS = 2  # a profile that moves no colour by more is sRGB with other rounding
 SRGB_GAMMA = 45455  # 1 / 2.2, which stands for sRGB, in units of 1 / 100,000
 GAMMA_TOLERANCE = 1000
@@ -48,17 +49,28 @@ def png_colour_problem(content: bytes) -> str | None:
     return None
 
 
-def bmp_has_profile(content: bytes) -> bool:
-    """Whether a BMP brings a colour profile, which Pillow does not read."""
-    return (
-        len(content) > 74
-        and content[14:18] == b"\x7c\0\0\0"
-        and content[70:74]
-        in (
-            b"DEBM",
-            b"KNIL",
-        )
-    )
+def bmp_colour_problem(content: bytes) -> str | None:
+    """The colour space of a BMP with a V4 or V5 header, which Pillow does not read; None for sRGB.
+
+    Source: BITMAPV4HEADER of the Windows API: bV4CSType, bV4GammaRed to bV4GammaBlue (16.16).
+    """
+    if len(content) < 122 or struct.unpack_from("<I", content, 14)[0] < BMP_V4_HEADER_BYTES:
+        return None
+    kind = content[70:74]
+    if kind in (b"DEBM", b"KNIL"):
+        return "a profile in a BMP"
+    if kind != b"\0\0\0\0":  # not LCS_CALIBRATED_RGB: sRGB or the colours of Windows, its default
+        return None
+    gammas = [value / 65536 for value in struct.unpack_from("<3I", content, 110)]
+    unusual = [gamma for gamma in gammas if gamma and not 2.1 <= max(gamma, 1 / gamma) <= 2.3]
+    return f"gamma {unusual[0]:g} in a BMP" if unusual else None
+
+
+def profile_problem(profile: object) -> str | None:
+    """Why an ICC profile is not used although it may change the colours; None for any other."""
+    if isinstance(profile, bytes) and len(profile) > MAX_PROFILE_BYTES:
+        return f"a profile of {len(profile)} bytes, at most {MAX_PROFILE_BYTES} are read"
+    return None
 
 
 def png_gamma(content: bytes) -> float | None:
@@ -90,7 +102,7 @@ def as_srgb(image: Image.Image, profile: object) -> Image.Image:
         profile: Its ICC profile, or None; one that is broken, or is for other colours than these,
             counts as none, as viewers do.
     """
-    if not isinstance(profile, bytes) or not profile or len(profile) > MAX_PROFILE_BYTES:
+    if not isinstance(profile, bytes) or not profile:
         return image
     found = _transform(profile)
     if found is None or (found.mode == "L" and image.mode != "L"):

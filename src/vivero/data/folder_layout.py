@@ -2,7 +2,8 @@
 
 - The levels of the folder are splits, classes or neither (`folder_structure`).
 - Without metadata a folder is a class; fewer than two classes are none.
-- With metadata the labels are its own, and a file that it does not name is left out.
+- With metadata the labels are its own, or those of the folders if it has no column for them, and
+  a file that it does not name is left out.
 - Where the classes are known, because the images join a data set that has some, and there is no
   metadata, the class is the nearest folder with the name of one: `monday/cat/1.png` is a cat, and
   so is `cat/1.png` alone.
@@ -151,7 +152,7 @@ def _guessed_classes(
 
 
 def _class_of(key: str, structure: Structure, metadata: FolderMetadata) -> str | None:
-    if key in metadata.descriptions:
+    if key in metadata.descriptions and metadata.descriptions[key].has_label_column:
         return metadata.descriptions[key].label
     folder = structure.class_of(PurePosixPath(key).parts)
     return None if folder is None else class_name(folder)

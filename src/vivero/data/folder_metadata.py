@@ -15,22 +15,28 @@ from vivero.data.class_names import class_name
 from vivero.data.folder_files import FolderListing, printable_key, refusal
 from vivero.data.metadata_tables import EXTENSIONS, MetadataTable, read_table
 from vivero.data.quarantine import QuarantineRow
+from vivero.data.split_names import is_numbered_split, split_of_name
 from vivero.errors import DataError
 
 STEM = "metadata"
 FILE_COLUMN = "file_name"
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description")
-SPLIT_COLUMNS = ("split", "subset", "fold", "partition")
+SPLIT_COLUMNS = ("split", "splits", "subset", "fold", "partition", "data_split", "dataset_split")
+UNREAD_LABEL_COLUMNS = ("target", "targets", "class_id", "label_id", "category_id", "classes", "y")
 WINDOWS_ROOT = re.compile(r"[A-Za-z]:|[\\/]")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata says of one image."""
+    """What the metadata says of one image.
+
+    has_label_column: Whether its table names classes; without, the folder does.
+    """
 
     label: str | None
     caption: str | None
+    has_label_column: bool = True
 
 
 @dataclass
@@ -127,11 +133,17 @@ def _columns(table: MetadataTable) -> _Columns:
             f"{', '.join(table.columns) or 'nothing'}. Rename the column that holds the file names"
         )
     labels = [names[name] for name in LABEL_COLUMNS if name in names]
-    splits = [names[name] for name in SPLIT_COLUMNS if name in names]
+    splits = [spelling for name, spelling in names.items() if _is_split_column(name)]
+    unread_labels = [names[name] for name in UNREAD_LABEL_COLUMNS if name in names]
     if len(labels) > 1:
         raise DataError(
             f"{table.key} has several columns that may be the label: {', '.join(labels)}. Keep the "
             f"name of one and rename the others"
+        )
+    if unread_labels and not labels:
+        raise DataError(
+            f"{table.key} has a column {unread_labels[0]}, which may be the label and is not read. "
+            f"Rename it to label, or remove it"
         )
     if splits:
         raise DataError(
@@ -143,6 +155,13 @@ def _columns(table: MetadataTable) -> _Columns:
     read = {names[FILE_COLUMN], *labels, *captions}
     unread = tuple(name for name in table.columns if name not in read)
     return _Columns(names[FILE_COLUMN], labels[0] if labels else None, captions, unread)
+
+
+def _is_split_column(name: str) -> bool:
+    """Whether a column says which split a row is in, such as `split`, `is_test` or `train`."""
+    words = [word for word in re.split(r"[\W_]+", name) if word not in ("is", "in", "for")]
+    is_split = len(words) == 1 and split_of_name(words[0]) is not None
+    return name in SPLIT_COLUMNS or "split" in words or is_split or is_numbered_split(name)
 
 
 def _note(key: str, columns: _Columns) -> str:
@@ -217,4 +236,4 @@ def _description(
         name = class_name(str(label)).strip() if label is not None else ""
     except ValueError as error:  # a number of thousands of digits
         raise _BadRowError("bad_metadata", f"label: {error}") from error
-    return Description(name or None, captions[0] if captions else None)
+    return Description(name or None, captions[0] if captions else None, columns.label is not None)

@@ -22,10 +22,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vivero.data.colours import (
     as_srgb,
-    bmp_has_profile,
+    bmp_colour_problem,
     from_gamma,
     png_colour_problem,
     png_gamma,
+    profile_problem,
 )
 from vivero.data.image_formats import damage, format_of, is_sixteen_bit
 from vivero.data.other_formats import RAW, RAW_EXTENSIONS, other_format
@@ -154,13 +155,14 @@ def _check_header(image: Image.Image, kind: str, content: bytes) -> None:
         raise _RefusedError("animated", "it holds more than one frame or page")
     if image.mode not in GREY_MODES | COLOUR_MODES:
         raise _RefusedError("unsupported_format", f"colour mode {image.mode}; convert it to RGB")
-    _check_colours(kind, content)
+    _check_colours(image, kind, content)
 
 
-def _check_colours(kind: str, content: bytes) -> None:
+def _check_colours(image: Image.Image, kind: str, content: bytes) -> None:
     problem = png_colour_problem(content) if kind == "PNG" else None
-    if kind == "BMP" and bmp_has_profile(content):
-        problem = "a profile in a BMP"
+    if kind == "BMP":
+        problem = bmp_colour_problem(content)
+    problem = problem or profile_problem(image.info.get("icc_profile"))
     if problem:
         raise _RefusedError("colour_space", f"its colours have {problem}; convert it to sRGB")
 

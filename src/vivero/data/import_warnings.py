@@ -115,7 +115,8 @@ def _without_suffix(path: str) -> PurePosixPath:
 
 def _is_table(path: str) -> bool:
     name = PurePosixPath(path.lower())
-    return name.suffix in TABLE_EXTENSIONS or name.stem in (STEM, "labels")
+    is_table = bool(TABLE_EXTENSIONS.intersection(name.suffixes))  # also metadata.csv.txt
+    return is_table or name.stem in (STEM, "labels")
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def test_grey_with_a_profile_stays_grey(profile: bytes):
     assert np.abs(got - expected).max() <= 1.6
 
 
-@pytest.mark.parametrize("profile", [b"no profile", b"", grey_profile(1.8), bytes(5_000_000)])
+@pytest.mark.parametrize("profile", [b"no profile", b"", grey_profile(1.8)])
 def test_a_profile_that_is_broken_or_of_other_colours_counts_as_none(profile: bytes):
     assert (pixels_of(encoded(PICTURE, "TIFF", icc_profile=profile)) == PIXELS).all()
 
@@ -144,3 +144,27 @@ def test_premultiplied_alpha_is_composited_on_white():
 
     half_black = Image.new("La", (4, 4), (0, 128))
     assert np.asarray(_plain(half_black, b"")).tolist() == [[127] * 4] * 4
+
+
+@pytest.mark.parametrize(
+    ("gamma", "is_refused"),
+    [(0.0, False), (2.2, False), (1 / 2.2, False), (1.0, True), (1.8, True)],
+)
+def test_a_bmp_with_a_gamma_of_its_own_is_refused(gamma: float, is_refused: bool):
+    content = encoded(PICTURE, "BMP")
+    gammas = struct.pack("<3I", *[round(gamma * 65536)] * 3)
+    header = bytes((108, 0, 0, 0)) + content[18:54] + bytes(16) + bytes(4) + bytes(36) + gammas
+    offset = struct.pack("<I", 122)
+    outcome = decode(content[:10] + offset + header + content[54:])
+    if is_refused:
+        assert isinstance(outcome, Refusal)
+        assert outcome.reason == "colour_space"
+    else:
+        assert np.array_equal(np.asarray(outcome), PIXELS)
+
+
+def test_a_profile_that_is_too_large_to_read_is_refused():
+    profile = rgb_profile(ADOBE_RGB, 2.19921875) + bytes(4_000_000)
+    outcome = decode(encoded(PICTURE, "TIFF", icc_profile=profile))
+    assert isinstance(outcome, Refusal)
+    assert outcome.reason == "colour_space"

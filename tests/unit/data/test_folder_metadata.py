@@ -127,3 +127,11 @@ def test_both_forms_of_a_label_are_one(tmp_path: Path):
     text = f"file_name,label\n1.png,{nfc}\n2.png,{nfd}\n"
     metadata = read(tmp_path, {"metadata.csv": text}, ("1.png", "2.png"))
     assert {description.label for description in metadata.descriptions.values()} == {nfc}
+
+
+@pytest.mark.parametrize(
+    "column", ["target", "is_test", "split", "test", "train_split", "class_id"]
+)
+def test_columns_that_may_be_labels_or_splits_stop_the_import(tmp_path: Path, column: str):
+    with pytest.raises(DataError, match=f"has a column {column}, which"):
+        read(tmp_path, {"metadata.csv": f"file_name,{column}\n1.png,1\n"})

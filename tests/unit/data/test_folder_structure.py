@@ -319,3 +319,11 @@ def test_strays_at_each_level_below_a_split_change_nothing(
     found = placed((*names, *sorted(strays)))
     assert found == placed(names)
     assert {label for _, label in found.values()} == set(kinds)
+
+
+def test_metadata_without_a_label_column_leaves_classes_to_the_folders():
+    names = ("cat/1.png", "dog/2.png")
+    metadata = FolderMetadata({name: Description(None, "a", False) for name in names}, {"."})
+    assert layout_of(names, metadata=metadata).class_names == ("cat", "dog")
+    labelled = FolderMetadata({name: Description(None, "a") for name in names}, {"."})
+    assert layout_of(names, metadata=labelled).class_names == ()
