@@ -40,6 +40,9 @@ NO_LIMITS = {  # random weights make poor images
     "judge.min_label_agreement": 0.0,
     "judge.max_copied_share": 1.0,
     "judge.max_unusable_share": 1.0,
+    "judge.max_near_equal_share": 1.0,
+    "judge.min_recall_over_floor": 0.0,
+    "judge.min_coverage_over_floor": 0.0,
 }
 Factory = Callable[..., Config]
 

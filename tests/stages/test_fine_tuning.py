@@ -32,7 +32,7 @@ def first_model(root: Path, tiny_config: Config) -> Path:
     (root / "artifacts/prepare_data/images/card.json").unlink()
     (root / "artifacts/prepare_data/images").rmdir()
     write_prepared(root, CLASS_NAMES)
-    return (root / "artifacts/train/bundle").rename(root / "first")
+    return (root / "artifacts/sample/bundle").rename(root / "first")
 
 
 def inputs_of(config: Config, root: Path) -> TrainInputs:
@@ -75,7 +75,7 @@ def test_other_weights_to_start_from_are_another_run(root, first_model, config_f
     moved = first_model.rename(root / "moved")
     same = inputs_of(config_factory({"train.initial_model": str(moved)}), root)
     make_artifacts(root / "other", config_factory(), seed=1)
-    other_dir = str(root / "other/artifacts/train/bundle")
+    other_dir = str(root / "other/artifacts/sample/bundle")
     other = inputs_of(config_factory({"train.initial_model": other_dir}), root)
     nothing = inputs_of(config_factory(), root)
     assert one.run_key == same.run_key

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vivero.data.prepared import NO_LABEL
-from vivero.errors import DataError
+from vivero.errors import NotComputableError
 from vivero.evaluation.classifier import (
     Teaching,
     load_classifier,
@@ -64,5 +64,5 @@ def test_images_without_a_label_teach_nothing():
 
 def test_without_labels_there_is_nothing_to_learn():
     images, labels = drawn(5)
-    with pytest.raises(DataError, match="at least 2 labelled images; got 0"):
+    with pytest.raises(NotComputableError, match="at least 2 labelled images; got 0"):
         train_classifier(images, np.full_like(labels, NO_LABEL), TEACHING)
