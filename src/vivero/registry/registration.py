@@ -103,6 +103,7 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
         if version is None:
             version = _make_version(client, root, name, candidate, bundle)
         _complete(client, root, version, candidate)
+        version = find_number(root, name, version.version)  # with the signature that it has now
         if not is_new:
             add_signed_report(root, client, version, candidate.report_files)
             _update_verdict(client, version, candidate.verdict)
