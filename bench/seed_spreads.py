@@ -51,7 +51,7 @@ def demo_report() -> dict[str, Any]:
 
 
 def spreads(relative_std: float, num_seeds: int) -> SeedSpreads:
-    """As if so many seeds had shown exactly this spread."""
+    """As if this number of seeds had shown exactly this spread."""
     steps = np.linspace(-1, 1, num_seeds)
     steps /= steps.std(ddof=1)
 

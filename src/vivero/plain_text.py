@@ -1,4 +1,4 @@
-"""Text that a person brought (class names, file names), as one line that is safe to show. Pure.
+"""Text from a person (class names, file names), as one line that is safe to show. Pure.
 
 Pages, pictures, tables and terminals get their text from here, so that a line break, a terminal's
 control sequence or an override of the writing direction never changes what is around it.

@@ -1,4 +1,4 @@
-"""Text that people brought is shown as one line, whatever is in it."""
+"""Text from people is shown as one line, whatever is in it."""
 
 import unicodedata
 

@@ -43,7 +43,7 @@ from vivero.errors import DataError
 from vivero.plain_text import one_line
 
 ALL_REFUSED_EXIT_CODE = 3  # of the command, so that a flow can tell it from other failures
-NO_IMAGES = ("hidden", "metadata", "ignored")  # reasons of files that nobody brought as images
+NO_IMAGES = ("hidden", "metadata", "ignored")  # reasons of files that are not meant as images
 PRESENT = "present"  # the reason of a file whose pixels are in the data set already
 
 

@@ -196,7 +196,7 @@ def test_a_change_of_the_local_copy_is_noticed_each_time(
 
 
 def resigned(store: Registered, key: SigningKey) -> str:
-    """Alter the report and sign all of it anew, with a true record; hash of the signature."""
+    """Alter the report and sign all of it again, with a true record; hash of the signature."""
     for name in (RECORD_NAME, SIGNATURE_NAME):
         (store.stored / name).unlink()
     write_json(store.stored / "metrics.json", report(0.1))

@@ -84,7 +84,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def looks(watch: HeartbeatWatch, clock: list[float], seconds: float, every_s: float) -> list[bool]:
-    """What the watch says at each look within so many seconds."""
+    """What the watch says at each check within a number of seconds."""
     found = []
     for _ in range(round(seconds / every_s)):
         clock[0] += every_s
