@@ -44,7 +44,7 @@ def register_three(root: Path, config: Config) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded_three(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
-    """An embedded store with three versions, made once: tests copy it and read its artifacts."""
+    """An embedded store with three versions, made once: tests copy it."""
     folder = tmp_path_factory.mktemp("three")
     (folder / "mlflow.db").write_bytes(empty_store())
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def three_versions(
     if not (root / "mlflow.db").exists():
         return register_three(root, tiny_config)
     made = request.getfixturevalue("embedded_three")
-    shutil.copyfile(made / "mlflow.db", root / "mlflow.db")
+    shutil.copytree(made, root, dirs_exist_ok=True)
     return root
 
 
