@@ -1,7 +1,8 @@
 """Does the model repeat itself? Samples that are nearly equal to another sample, up to small moves.
 
 Two samples of a class are nearly equal when they are nearer to each other than all but
-NEAR_EQUAL_QUANTILE of real images of that class are to their nearest one, among equally many.
+NEAR_EQUAL_QUANTILE of real images of that class are to their nearest one, among equally many. A
+class with fewer real images than samples borrows images of other classes.
 Distances are Euclidean in pixels, the least over MOVES of one of the two: mirrored, and shifted by
 up to one pixel. Noise on repeated images changes the distance by less than real images differ.
 Pure functions.
@@ -23,7 +24,7 @@ from vivero.evaluation.precision_recall import distances_between
 
 NEAR_EQUAL_QUANTILE = 0.05  # of real images are called nearly equal, and that is the floor
 MAX_SHIFT_PX = 1
-MAX_GROUP_IMAGES = 1000  # of a class, or of all where there are no labels: bounds the time
+MAX_GROUP_IMAGES = 1000  # of a class, taken evenly, or of all without labels: bounds the time
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ class LabelledImages:
 def repetition(
     samples: LabelledImages, real: LabelledImages, held_out: LabelledImages
 ) -> Repetition:
-    """Mark samples that are nearly equal to another sample of their class.
+    """Mark samples that are nearly equal to another sample of their class; no class is left out.
 
     Args:
         samples: What the model made.
         real: Real images, which say how near to each other different images are.
-        held_out: Other real images, for the floor.
+        held_out: Other real images, for the floor; a class needs two of them to be part of it.
 
     Raises:
-        NotComputableError: When no class has two images of every kind.
+        NotComputableError: When a class has one sample, or there are too few real images.
     """
     groups = list(_groups(samples, real, held_out))
-    if not groups:
+    if len(real.labels) < 2 or not any(len(others) for _, _, others in groups):
         raise NotComputableError(
-            "near-equal samples need a class with 2 samples, 2 training images, 2 test images"
+            "near-equal samples need 2 training images, and 2 test images of one class"
         )
     marked = list(spread_over_cores(_marked, groups))
     return Repetition(*(np.concatenate(side) for side in zip(*marked, strict=True)))
@@ -72,21 +73,37 @@ def repetition(
 def _groups(
     samples: LabelledImages, real: LabelledImages, held_out: LabelledImages
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each class its samples, as many real images, and at most as many held-out ones."""
+    """Of each class its samples, as many real images, and at most as many held-out ones.
+
+    Where a class has fewer real images than samples, images of other classes are added.
+    """
     for label in np.unique(samples.labels):
-        ours, theirs, others = (
-            side.images[np.flatnonzero(side.labels == label)[:MAX_GROUP_IMAGES]]
-            for side in (samples, real, held_out)
+        ours = _evenly(np.flatnonzero(samples.labels == label), MAX_GROUP_IMAGES)
+        if len(ours) < 2:
+            raise NotComputableError(
+                f"near-equal samples need 2 samples of each class; class {label} has {len(ours)}"
+            )
+        theirs = _evenly(np.flatnonzero(real.labels == label), len(ours))
+        added = _evenly(np.flatnonzero(real.labels != label), len(ours) - len(theirs))
+        others = _evenly(np.flatnonzero(held_out.labels == label), len(ours))
+        yield (
+            np.asarray(samples.images[ours]),
+            np.asarray(real.images[np.concatenate([theirs, added])]),
+            np.asarray(held_out.images[others if len(others) > 1 else others[:0]]),
         )
-        count = min(len(ours), len(theirs))
-        if count >= 2 and len(others) >= 2:
-            yield np.asarray(ours[:count]), np.asarray(theirs[:count]), np.asarray(others[:count])
+
+
+def _evenly(rows: Int64[np.ndarray, " N"], count: int) -> Int64[np.ndarray, " M"]:
+    """At most so many of the rows, at equal distances."""
+    places = np.arange(min(count, len(rows))) * len(rows) // max(1, min(count, len(rows)))
+    return rows[places]
 
 
 def _marked(group: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Of the samples and the held-out images of one class which are nearly equal to another."""
-    ours, real, theirs = map(nearest_of_others, group)
+    ours, real = map(nearest_of_others, group[:2])
     threshold = torch.quantile(real, NEAR_EQUAL_QUANTILE)
+    theirs = nearest_of_others(group[2]) if len(group[2]) else torch.empty(0)
     return (ours < threshold).numpy(), (theirs < threshold).numpy()
 
 

@@ -106,7 +106,45 @@ def test_a_symmetric_image_is_not_its_own_copy():
     assert torch.all(nearest_of_others(np.concatenate([image, other])) > 1)
 
 
-def test_too_few_images_are_refused():
-    one = labelled(pictures(1, seed=1), 1)
-    with pytest.raises(NotComputableError, match="2 samples, 2 training images, 2 test images"):
-        repetition(one, REAL, HELD_OUT)
+def test_more_samples_than_real_images_are_all_looked_at():
+    """Each of 25 pictures comes once among the first 25 samples, and 20 times in all."""
+    few = LabelledImages(REAL.images[:25], np.zeros(25, np.int64))
+    samples = labelled(pictures(25, seed=5)[np.arange(500) % 25], 1)
+    found = repetition(samples, few, labelled(HELD_OUT.images, 1))
+    assert len(found.samples) == 500
+    assert found.samples.mean() > 0.9
+
+
+@pytest.mark.parametrize("num_real", [0, 1, 30])
+@pytest.mark.parametrize("num_held_out", [0, 1])
+def test_a_class_with_few_real_images_is_looked_at(num_real: int, num_held_out: int):
+    labels = np.repeat([0, 1], [450, 50])
+    samples = np.concatenate([pictures(1, seed=5).repeat(450, axis=0), pictures(50, seed=6)])
+    real, held_out = (
+        LabelledImages(images, (np.arange(len(images)) >= count).astype(np.int64))
+        for images, count in ((REAL.images, num_real), (HELD_OUT.images, num_held_out))
+    )
+    found = repetition(LabelledImages(samples, labels), real, held_out)
+    assert len(found.samples) == 500
+    assert found.samples[:450].all()
+    assert found.samples[450:].mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((1, 9, 9), "2 samples of each class; class 0 has 1"),
+        ((9, 1, 9), "2 training images"),
+        ((9, 9, 1), "2 test images"),
+    ],
+)
+def test_too_few_images_are_refused(numbers: tuple[int, int, int], said: str):
+    sides = [labelled(pictures(number, seed=1), 1) for number in numbers]
+    with pytest.raises(NotComputableError, match=said):
+        repetition(*sides)
+
+
+def test_one_class_with_one_sample_is_not_left_out_in_silence():
+    samples = LabelledImages(pictures(10, seed=5), np.repeat([0, 1], [9, 1]))
+    with pytest.raises(NotComputableError, match="class 1 has 1"):
+        repetition(samples, REAL, HELD_OUT)
