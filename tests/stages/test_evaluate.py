@@ -19,9 +19,10 @@ from vivero.evaluation.findings import Findings
 from vivero.evaluation.per_image import OF_REFERENCE, PER_IMAGE_NAME, load_per_image
 from vivero.evaluation.reference import load_reference
 from vivero.files import sha256_of_json, write_json
-from vivero.registry.bundle import load_bundle
+from vivero.registry.bundle import Bundle, load_bundle
 from vivero.stages import compute_reference, evaluate
 from vivero.stages.evaluate import read_exhibit, run
+from vivero.stages.sample import write_samples
 
 CLASS_NAMES = ["top", "middle", "low"]
 FIGURES = {
@@ -49,12 +50,15 @@ def house(root: Path, config, class_names: list[str]) -> Path:
     images, labels = stripes(config.sample.num_images, class_names, seed=99)
     images[0] = np.load(images_dir / "train.npy")[3]  # a copy, to be found
     sample_dir = root / "artifacts/sample"
-    np.save(sample_dir / "images.npy", images)
-    np.save(sample_dir / "labels.npy", np.maximum(labels, 0))
     bundle = load_bundle(sample_dir / "bundle")
-    record = {"weights_sha256": bundle.weights_sha256, "seed": config.sample.seed}
-    write_json(sample_dir / "samples.json", {**record, **bundle.sampling_defaults})
+    write_samples(sample_dir, images, np.maximum(labels, 0), sample_record(bundle, config))
     return root
+
+
+def sample_record(bundle: Bundle, config) -> dict[str, object]:
+    """What samples.json must hold of the model and its settings."""
+    model = {"weights_sha256": bundle.weights_sha256, "seed": config.sample.seed}
+    return {**model, **bundle.sampling_defaults}
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +177,11 @@ def test_images_without_labels_are_judged_by_what_needs_none(tmp_path: Path, tin
 def test_too_few_samples_leave_a_reason_and_no_nan(root: Path, tmp_path: Path, tiny_config):
     few = tmp_path / "few"
     shutil.copytree(root, few)
-    for name in ("images", "labels"):
-        path = few / f"artifacts/sample/{name}.npy"
-        np.save(path, np.load(path)[:1])
+    folder = few / "artifacts/sample"
+    images, labels = (np.load(folder / f"{name}.npy")[:1] for name in ("images", "labels"))
+    write_samples(
+        folder, images, labels, sample_record(load_bundle(folder / "bundle"), tiny_config)
+    )
     run(tiny_config, few)
     text = (few / "artifacts/evaluate/metrics.json").read_text()
     assert "NaN" not in text
@@ -280,3 +286,59 @@ def test_says_what_to_run_when_samples_are_missing(root: Path, tmp_path: Path, t
     shutil.rmtree(without / "artifacts/sample")
     with pytest.raises(DataError, match=r"dvc repro.* sample"):
         run(tiny_config, without)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
+def test_samples_that_were_changed_after_sampling_are_refused(
+    root: Path, tmp_path: Path, tiny_config, name: str
+):
+    path = copy_of(root, tmp_path) / "artifacts/sample" / name
+    values = np.load(path)
+    values[[0, 1]] = values[[1, 0]] if name == "images.npy" else 1 - values[[0, 1]] % 2
+    np.save(path, values)
+    with pytest.raises(DataError, match=rf"{name} in .* changed after sampling.*dvc repro"):
+        read_exhibit(tiny_config, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"code_sha256": "a" * 64}, "made by other code"),
+        ({"code_sha256": None}, "made by other code"),
+        ({"files": None}, r"images.npy and labels.npy in .* changed after sampling"),
+    ],
+)
+def test_samples_of_other_code_or_without_hashes_are_refused(
+    root: Path, tmp_path: Path, tiny_config, changes: dict[str, object], said: str
+):
+    path = copy_of(root, tmp_path) / "artifacts/sample/samples.json"
+    write_json(path, {**json.loads(path.read_text()), **changes})
+    with pytest.raises(DataError, match=said):
+        read_exhibit(tiny_config, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["train.npy", "train_labels.npy", "test.npy", "test_labels.npy"])
+def test_the_last_image_and_label_of_each_split_are_part_of_the_ruler(
+    root: Path, tmp_path: Path, config_factory, name: str
+):
+    config = config_factory({"compute_reference.num_images": 20})
+    copy = copy_of(root, tmp_path)
+    compute_reference.run(config, copy)
+    rulers = [ruler(config, copy)]
+    path = copy / "artifacts/prepare_data/images" / name
+    values = np.load(path)
+    values[-1] = (values[-1] + 1) % 3
+    np.save(path, values)
+    with pytest.raises(DataError, match="not those that the reference was made from"):
+        read_exhibit(config, copy)
+    compute_reference.run(config, copy)
+    rulers.append(ruler(config, copy))
+    assert rulers[0]["reference_sha256"] != rulers[1]["reference_sha256"]
+
+
+def copy_of(root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(root, tmp_path / "copy"))
+
+
+def ruler(config, root: Path) -> dict[str, object]:
+    return evaluate.protocol(read_exhibit(config, root))

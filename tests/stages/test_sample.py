@@ -11,6 +11,8 @@ from PIL import Image
 from vivero.diffusion.generation import image_seed
 from vivero.errors import BundleError, ConfigError, ViveroError
 from vivero.evaluation.grids import read_provenance
+from vivero.evaluation.protocol import sampling_code_digest
+from vivero.files import sha256_of_file
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
@@ -57,6 +59,9 @@ def test_leaves_images_labels_record_and_grid(root: Path, tiny_config):
     weights_sha256 = load_bundle(root / "artifacts/train/bundle").weights_sha256
     assert record["weights_sha256"] == record["lineage"]["weights_sha256"] == weights_sha256
     assert record["seed"] == tiny_config.sample.seed
+    for name in ("images.npy", "labels.npy"):
+        assert record["files"][name] == sha256_of_file(out_dir / name)
+    assert record["code_sha256"] == sampling_code_digest()
     assert record["images"][4] == {
         "index": 4,
         "label": 1,

@@ -27,6 +27,8 @@ WITHOUT_EFFECT = (  # modules that draw, report or check, or whose values are in
     "vivero.tracking",
 )
 PACKAGES = ("clean-fid", "numpy", "pillow", "scipy", "timm", "torch")  # whose code computes
+SAMPLING_CODE = ("vivero.stages.sample",)
+WITHOUT_EFFECT_ON_SAMPLES = (*WITHOUT_EFFECT, "vivero.code_digest", "vivero.evaluation")
 BESIDE_THE_RULER = ("hash", "ruler_hash", "sampling")
 
 
@@ -34,6 +36,12 @@ BESIDE_THE_RULER = ("hash", "ruler_hash", "sampling")
 def evaluation_code_digest() -> str:
     """Hash of the code of the evaluation, as this process found it first."""
     return module_closure_digest(CODE, WITHOUT_EFFECT)
+
+
+@functools.cache
+def sampling_code_digest() -> str:
+    """Hash of the code that makes images from a model, as this process found it first."""
+    return module_closure_digest(SAMPLING_CODE, WITHOUT_EFFECT_ON_SAMPLES)
 
 
 def package_versions() -> dict[str, str]:

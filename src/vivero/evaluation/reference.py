@@ -12,11 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vivero.data.prepared import images_path, labels_path
+from vivero.data.shards import Split
 from vivero.errors import DataError
 from vivero.evaluation.frechet import Moments, moments
-from vivero.files import read_json, sha256_of_json, write_json, write_whole
+from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_whole
 
 FEATURES_NAME, FACTS_NAME = "features.safetensors", "reference.json"
+SPLITS: tuple[Split, ...] = ("train", "test")  # that metrics use
 CLASSIFIER_NAME, DRIFT_NAME = "classifier.safetensors", "drift.safetensors"
 
 
@@ -33,7 +36,7 @@ class ReferenceFacts:
         num_reference: M.
         num_held_out: H.
         data_digest: Hash of the raw data.
-        images_sha256: Hash of the prepared images that the features are of.
+        splits_sha256: `sha256_of_splits` of the prepared images.
         seed: Of the small classifier.
         real_accuracy: Of the small classifier on real test images; None without labels.
         classifier_sha256: Hash of the small classifier's weights; None without labels.
@@ -50,7 +53,7 @@ class ReferenceFacts:
     num_reference: int
     num_held_out: int
     data_digest: str
-    images_sha256: str
+    splits_sha256: str
     seed: int
     real_accuracy: float | None
     classifier_sha256: str | None
@@ -82,12 +85,30 @@ class Reference:
     def sha256(self) -> str:
         """Hash of what the features were made from, and of all else that models are judged by.
 
+        All training and test images and labels are part of it: copies are looked for among all
+        training images, and label agreement and the classification accuracy score use the labels.
         Not of the features' bytes, whose last digits depend on the kind of processor.
         """
         facts = self.facts
         made_from = (facts.extractor_sha256, facts.resize, facts.num_reference, facts.num_held_out)
         judged_by = (facts.classifier_sha256, facts.class_names, facts.image_std)
-        return sha256_of_json([*made_from, facts.images_sha256, *judged_by])
+        return sha256_of_json([*made_from, facts.splits_sha256, *judged_by])
+
+
+def sha256_of_splits(images_dir: Path) -> str:
+    """One hash of all prepared images and labels that metrics use, from the bytes of the files.
+
+    Raises:
+        DataError: When a file is missing or cannot be read.
+    """
+    paths = [path(images_dir, split) for split in SPLITS for path in (images_path, labels_path)]
+    try:
+        return sha256_of_json({path.name: sha256_of_file(path) for path in paths})
+    except OSError as error:
+        raise DataError(
+            f"the prepared images in {images_dir} cannot be read ({error}); run "
+            f"`dvc repro prepare_data`"
+        ) from error
 
 
 def save_reference(

@@ -1,6 +1,7 @@
 """Images as a model makes them: by the settings that its bundle carries, unless told otherwise."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from vivero.diffusion.generation import GenerationSpec, generate
+from vivero.files import sha256_of_file
 from vivero.registry.bundle import Bundle
+
+IMAGES_NAME, LABELS_NAME = "images.npy", "labels.npy"  # of the stage sample
 
 
 def own_spec(bundle: Bundle, batch_images: int, **changes: Any) -> GenerationSpec:
@@ -66,3 +70,17 @@ def is_record_of(bundle: Bundle, record: Mapping[str, Any], seed: int) -> bool:
         and record.get("seed") == seed
         and {name: record.get(name) for name in sampling} == sampling
     )
+
+
+def changed_files(record: Mapping[str, Any], sample_dir: Path) -> list[str]:
+    """Names of the images and labels of stage `sample` that differ from what samples.json records.
+
+    A record without hashes counts as different from every file.
+
+    Raises:
+        OSError: When a file cannot be read.
+    """
+    recorded = record.get("files")
+    hashes = recorded if isinstance(recorded, dict) else {}
+    names = (IMAGES_NAME, LABELS_NAME)
+    return [name for name in names if sha256_of_file(sample_dir / name) != hashes.get(name)]

@@ -32,7 +32,13 @@ from vivero.files import read_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
-from vivero.registry.own_images import is_record_of, own_images, own_spec
+from vivero.registry.own_images import (
+    IMAGES_NAME,
+    changed_files,
+    is_record_of,
+    own_images,
+    own_spec,
+)
 from vivero.registry.versions import champion_drift_reference, champion_folder
 
 FRESH_SEED = 1_000_003  # added to the seed of the stage sample: images that nobody has judged
@@ -125,8 +131,9 @@ def generated_report(config: Config, root: Path, reference: DriftReference) -> D
     sample_dir = artifacts_dir(root, "sample")
     record_path = sample_dir / "samples.json"
     record = read_json(record_path) if record_path.exists() else {}
-    if is_record_of(bundle, record, config.sample.seed):
-        every = np.load(sample_dir / "images.npy", mmap_mode="r", allow_pickle=False)
+    is_judged = is_record_of(bundle, record, config.sample.seed)
+    if is_judged and not changed_files(record, sample_dir):
+        every = np.load(sample_dir / IMAGES_NAME, mmap_mode="r", allow_pickle=False)
         judged = np.asarray(every[:num_images])
     else:
         judged = made_images(config, bundle, config.sample.seed, num_images)

@@ -26,15 +26,16 @@ from vivero.evaluation.drift_reference import (
     save_drift_reference,
 )
 from vivero.evaluation.extractors import build_extractor
-from vivero.evaluation.features import cached_features, sha256_of_array
+from vivero.evaluation.features import cached_features
 from vivero.evaluation.kernel import mean_kernel_of_pairs
 from vivero.evaluation.reference import (
     CLASSIFIER_NAME,
     DRIFT_NAME,
     ReferenceFacts,
     save_reference,
+    sha256_of_splits,
 )
-from vivero.files import sha256_of_file, sha256_of_json, write_json
+from vivero.files import sha256_of_file, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 
@@ -73,7 +74,7 @@ def run(config: Config, root: Path) -> None:
         num_reference=len(real.features),
         num_held_out=len(held_out.features),
         data_digest=card.source_digest,
-        images_sha256=sha256_of_json([sha256_of_array(images) for images in chosen]),
+        splits_sha256=sha256_of_splits(images_dir),
         seed=settings.seed,
         real_accuracy=accuracy,
         classifier_sha256=None if accuracy is None else sha256_of_file(folder / CLASSIFIER_NAME),

@@ -62,14 +62,19 @@ from vivero.evaluation.plots import (
     plot_metrics,
     plot_per_class,
 )
-from vivero.evaluation.protocol import evaluation_code_digest, package_versions, protocol_of
-from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference
+from vivero.evaluation.protocol import (
+    evaluation_code_digest,
+    package_versions,
+    protocol_of,
+    sampling_code_digest,
+)
+from vivero.evaluation.reference import CLASSIFIER_NAME, Reference, load_reference, sha256_of_splits
 from vivero.evaluation.usability import unusable_images
 from vivero.files import read_json, sha256_of_file, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle
-from vivero.registry.own_images import is_record_of
+from vivero.registry.own_images import IMAGES_NAME, LABELS_NAME, changed_files, is_record_of
 from vivero.tracking.lineage import CodeState, read_code_state
 
 METRICS_NAME, SAMPLES_NAME = "metrics.json", "samples.json"
@@ -182,14 +187,16 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
     """The candidate: its bundle and images, with the real images and their features.
 
     Raises:
-        DataError: When the images were not made by the bundle as it is served.
+        DataError: When the images were not made by the bundle as it is served and by the present
+            code, or images or labels were changed after sampling.
     """
     sample_dir = artifacts_dir(root, "sample")
     try:
-        images = np.load(sample_dir / "images.npy", allow_pickle=False)
-        labels = np.load(sample_dir / "labels.npy", allow_pickle=False)
         record = dict(read_json(sample_dir / SAMPLES_NAME))
         seed = int(record["seed"])
+        changed = changed_files(record, sample_dir)
+        images = np.load(sample_dir / IMAGES_NAME, allow_pickle=False)
+        labels = np.load(sample_dir / LABELS_NAME, allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the samples in {sample_dir} cannot be read ({error}); run `dvc repro -f -s sample`"
@@ -200,16 +207,35 @@ def read_exhibit(config: Config, root: Path) -> Exhibit:
             f"the images in {sample_dir} were not made by the model and the settings in its "
             f"bundle/; run `dvc repro -f -s sample`"
         )
+    if changed:
+        raise DataError(
+            f"{' and '.join(changed)} in {sample_dir} do not have the sha256 that {SAMPLES_NAME} "
+            f"records: they were changed after sampling. Run `dvc repro -f -s sample`"
+        )
+    if record.get("code_sha256") != sampling_code_digest():
+        raise DataError(
+            f"the images in {sample_dir} were made by other code than the present one; run "
+            f"`dvc repro -f -s sample`"
+        )
     return open_exhibit(config, root, bundle, Labelled(images, labels), seed)
 
 
 def open_exhibit(
     config: Config, root: Path, bundle: Bundle, samples: Labelled, sample_seed: int
 ) -> Exhibit:
-    """Put a model and its images beside the real ones, and compute the features of its images."""
+    """Put a model and its images beside the real ones, and compute the features of its images.
+
+    Raises:
+        DataError: When the prepared images or labels are not those that the reference is of.
+    """
     images_dir = artifacts_dir(root, "prepare_data") / "images"
     reference_dir = artifacts_dir(root, "compute_reference") / "reference"
     reference = load_reference(reference_dir)
+    if sha256_of_splits(images_dir) != reference.facts.splits_sha256:
+        raise DataError(
+            f"the images or labels in {images_dir} are not those that the reference was made "
+            f"from; run `dvc repro prepare_data`, then `dvc repro -f -s compute_reference`"
+        )
     settings = config.compute_reference
     extractor = build_extractor(
         settings.extractor,

@@ -24,12 +24,13 @@ from vivero.config.schema import Config, SamplerName
 from vivero.diffusion.generation import GenerationSpec, generate, image_seed
 from vivero.errors import ConfigError, ViveroError
 from vivero.evaluation.grids import save_grid, save_image
-from vivero.files import write_json, write_whole
+from vivero.evaluation.protocol import sampling_code_digest
+from vivero.files import sha256_of_file, write_json, write_whole
 from vivero.integrity.entry import verified
 from vivero.plain_text import one_line
 from vivero.processes import run_stage
 from vivero.registry.bundle import Bundle, load_bundle, write_served_bundle
-from vivero.registry.own_images import own_spec
+from vivero.registry.own_images import IMAGES_NAME, LABELS_NAME, own_spec
 
 BATCH_IMAGES = 100  # of `vivero sample`; so many images at most are lost by Ctrl-C
 IMAGES_PER_CLASS = 10  # of the grid
@@ -78,9 +79,7 @@ def run(config: Config, root: Path) -> None:
     labels = labels_in_turn(wanted.num_images, len(bundle.class_names))
     images = make_images(bundle, spec, labels)
 
-    _write_array(out_dir / "images.npy", images)
-    _write_array(out_dir / "labels.npy", labels.numpy())
-    write_json(out_dir / SAMPLES_NAME, _record(bundle, spec, labels.tolist()))
+    write_samples(out_dir, images, labels.numpy(), _record(bundle, spec, labels.tolist()))
     rows = grid_rows(labels.tolist())
     save_grid(images[rows], out_dir / "grid.png", num_columns=IMAGES_PER_CLASS)
     seconds = time.monotonic() - started_at
@@ -95,6 +94,25 @@ def run(config: Config, root: Path) -> None:
     }
     write_json(out_dir / "summary.json", summary)
     log.info("made %s in %.0f s", summary["made"], seconds)
+
+
+def write_samples(
+    out_dir: Path, images: np.ndarray, labels: np.ndarray, record: dict[str, Any]
+) -> None:
+    """Write images.npy, labels.npy, and last samples.json with the hashes of both and of our code.
+
+    Args:
+        out_dir: Folder to write to.
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,).
+        record: What else samples.json holds.
+    """
+    (out_dir / SAMPLES_NAME).unlink(missing_ok=True)
+    _write_array(out_dir / IMAGES_NAME, images)
+    _write_array(out_dir / LABELS_NAME, labels)
+    files = {name: sha256_of_file(out_dir / name) for name in (IMAGES_NAME, LABELS_NAME)}
+    made_by = {"files": files, "code_sha256": sampling_code_digest()}
+    write_json(out_dir / SAMPLES_NAME, {**made_by, **record})
 
 
 def make_images(bundle: Bundle, spec: GenerationSpec, labels: Tensor) -> np.ndarray:

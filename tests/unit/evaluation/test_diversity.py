@@ -8,9 +8,12 @@ from sklearn.neighbors import NearestNeighbors
 from tests.near_duplicates import moved, noisy, pictures
 from vivero.errors import NotComputableError
 from vivero.evaluation.diversity import (
-    MAX_GROUP_IMAGES,
+    CHUNK_OTHERS,
+    MAX_REAL_QUERIES,
     NEAR_EQUAL_QUANTILE,
     LabelledImages,
+    RealScale,
+    near_equal_limit,
     nearest_of_others,
     repetition,
 )
@@ -80,11 +83,39 @@ def test_without_labels_all_images_are_one_class():
     assert found.samples.mean() > 0.9
 
 
-def test_a_class_is_looked_at_up_to_a_bound():
-    images = np.zeros((MAX_GROUP_IMAGES + 5, 1, 2, 2), np.uint8)
-    found = repetition(labelled(images, 1), labelled(images, 1), labelled(images[:9], 1))
-    assert len(found.samples) == MAX_GROUP_IMAGES
-    assert len(found.held_out) == 9
+def test_all_samples_are_looked_at_and_keep_their_order():
+    """More samples of a class than are compared at a time; the first and last are equal."""
+    count = CHUNK_OTHERS + 5
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 3, 3), dtype=np.uint8)
+    images[-1] = images[0]
+    real = labelled(images[1:-1], 1)
+    found = repetition(labelled(images, 1), real, real)
+    assert len(found.samples) == count
+    assert found.samples[[0, -1]].all()
+    assert found.samples.mean() < 3 * NEAR_EQUAL_QUANTILE
+    assert len(found.held_out) == MAX_REAL_QUERIES
+
+
+def test_equal_samples_count_where_real_images_are_there_twice():
+    """The usual distance to the nearest real image is then 0."""
+    twice = labelled(np.repeat(REAL.images[:100], 2, axis=0), 1)
+    fresh = pictures(200, seed=5)
+    assert repetition(labelled(fresh, 1), twice, twice).samples.mean() < 0.2
+    assert repetition(labelled(fresh[np.arange(200) % 50], 1), twice, twice).samples.all()
+    noise = noisy(fresh[np.arange(200) % 50], 2.0)
+    few_twice = labelled(np.concatenate([REAL.images[:200], REAL.images[:20]]), 1)
+    assert repetition(labelled(noise, 1), few_twice, twice).samples.all()
+
+
+def test_the_limit_is_that_of_equally_many_others():
+    nearest = torch.arange(100.0) + 101
+    scale = RealScale(nearest, num_images=100, one_level=0.1)
+    same = near_equal_limit([scale], [scale], num_samples=100)
+    assert same == pytest.approx(np.quantile(nearest, NEAR_EQUAL_QUANTILE))
+    fewer = near_equal_limit([scale], [scale], num_samples=199)
+    assert fewer == pytest.approx(np.quantile(nearest, 1 - (1 - NEAR_EQUAL_QUANTILE) ** 0.5))
+    far = RealScale(nearest[:5] + 900, num_images=5, one_level=0.1)
+    assert near_equal_limit([far], [far, scale], num_samples=100) < 120
 
 
 def test_distances_without_moves_are_those_of_scikit_learn():
@@ -135,7 +166,7 @@ def test_a_class_with_few_real_images_is_looked_at(num_real: int, num_held_out: 
     [
         ((1, 9, 9), "2 samples of each class; class 0 has 1"),
         ((9, 1, 9), "2 training images"),
-        ((9, 9, 1), "2 test images"),
+        ((9, 9, 1), "2 test images of one class"),
     ],
 )
 def test_too_few_images_are_refused(numbers: tuple[int, int, int], said: str):

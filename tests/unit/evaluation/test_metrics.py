@@ -138,6 +138,6 @@ def test_a_reference_is_named_by_what_it_was_made_from():
     real, other = reference("inception"), reference("inception")
     moved = dataclasses.replace(real, features=real.features + 1e-6)  # another processor
     assert real.sha256 == moved.sha256 == other.sha256
-    for change in ({"images_sha256": "d" * 64}, {"num_reference": 79}, {"resize": "32 px"}):
+    for change in ({"splits_sha256": "d" * 64}, {"num_reference": 79}, {"resize": "32 px"}):
         changed = dataclasses.replace(real, facts=dataclasses.replace(real.facts, **change))
         assert changed.sha256 != real.sha256

@@ -44,7 +44,7 @@ def reference() -> Reference:
     facts = ReferenceFacts(
         extractor="efficientnet_lite0", extractor_sha256="a" * 64, classifier=None, size_px=64,
         resize="none", num_reference=len(rows), num_held_out=len(held_out), data_digest="b" * 64,
-        images_sha256="c" * 64, seed=0, real_accuracy=None, class_names=[], classifier_sha256=None,
+        splits_sha256="c" * 64, seed=0, real_accuracy=None, class_names=[], classifier_sha256=None,
         image_std=0.3,
     )  # fmt: skip
     return Reference(facts, rows, held_out, None, moments(rows), mean_kernel_of_pairs(rows))
