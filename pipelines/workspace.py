@@ -52,13 +52,11 @@ class House:
         repository: Address that git clones from and pushes to.
         runs_dir: Folder of the clones.
         remote: Address of the DVC remote; None = what the repository itself says.
-        endpoint: Address of the S3 server; None = the cloud's own.
     """
 
     repository: str
     runs_dir: Path
     remote: str | None
-    endpoint: str | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,6 @@ def house() -> House | None:
         repository=env.vivero_repository,
         runs_dir=runs_dir.resolve(),
         remote=env.vivero_dvc_remote,
-        endpoint=env.aws_endpoint_url,
     )
 
 
@@ -186,8 +183,6 @@ def _share_stores(where: House, root: Path) -> None:
         config['remote "runs"'] = {"url": where.remote}
         if where.remote.startswith("s3:"):
             config['remote "runs"']["verify"] = "true"
-            if where.endpoint is not None:
-                config['remote "runs"']["endpointurl"] = where.endpoint
     with write_whole(root / ".dvc" / "config.local") as path, path.open("w") as file:
         config.write(file)
     checkpoints = shared / "checkpoints"

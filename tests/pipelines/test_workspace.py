@@ -37,7 +37,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setenv("VIVERO_REPOSITORY", (tmp_path / "repository.git").as_uri())
     monkeypatch.setenv("VIVERO_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("VIVERO_DVC_REMOTE", "s3://bucket/store")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     found = workspace.house()
     assert found is not None
@@ -59,7 +58,6 @@ def test_a_run_gets_a_clone_with_the_stores_of_all_runs(house: House):
         assert remote == {
             "url": "s3://bucket/store",
             "verify": "true",
-            "endpointurl": "http://127.0.0.1:9",
         }
         checkpoints = place.root / "work" / "checkpoints"
         assert checkpoints.resolve() == house.runs_dir / ".shared" / "checkpoints"

@@ -4,16 +4,14 @@ A copied clone has an environment that runs the code of the folder it was made i
 another user is one that git does not read. Both would go unnoticed until much later.
 """
 
-import shlex
 import sys
 from pathlib import Path
 
 import vivero
 from vivero.errors import ConfigError
-from vivero.tracking.git import run_git
+from vivero.integrity.clone import check_clone, quoted
 
 VENV = ".venv"
-DUBIOUS = b"dubious ownership"
 
 
 def refuse_foreign_clone(root: Path) -> None:
@@ -28,9 +26,7 @@ def refuse_foreign_clone(root: Path) -> None:
     foreign = foreign_environment(root, Path(sys.prefix), Path(vivero.__file__).parents[2])
     if foreign is not None:
         raise ConfigError(foreign)
-    unreadable = git_refusal(root)
-    if unreadable is not None:
-        raise ConfigError(unreadable)
+    check_clone(root)
 
 
 def foreign_environment(root: Path, prefix: Path, code_dir: Path) -> str | None:
@@ -55,28 +51,6 @@ def foreign_environment(root: Path, prefix: Path, code_dir: Path) -> str | None:
         f"this is the environment {prefix}, which runs the code of {code_dir}, but {root} has an "
         f"environment of its own. Use it: cd {quoted(root)} && make setup && . {VENV}/bin/activate"
     )
-
-
-def git_refusal(root: Path) -> str | None:
-    """Why git does not read a clone that another user owns; None when it does."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = run_git(root, "rev-parse", "--git-dir")
-    except OSError:  # no git at all; `vivero doctor` names it
-        return None
-    if done.returncode == 0 or DUBIOUS not in done.stderr:
-        return None
-    return (
-        f"{root} belongs to another user, so git does not read it. If you trust its content, run: "
-        f"git config --global --add safe.directory {quoted(root)}. Or clone it: git clone "
-        f"{quoted(root)} vivero && cd vivero && make setup"
-    )
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it."""
-    return shlex.quote(str(path))
 
 
 def _is_same(one: Path, other: Path) -> bool:

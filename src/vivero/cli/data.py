@@ -158,11 +158,10 @@ def _folder_of(source: str) -> Iterator[Path]:
     if "://" not in source:
         yield Path(source)
         return
-    from vivero.config.environment import read_environment
     from vivero.data.appending import bring_here
     from vivero.data.incoming import open_source
 
-    opened = open_source(source, Path.cwd(), read_environment().aws_endpoint_url)
+    opened = open_source(source, Path.cwd())
     with tempfile.TemporaryDirectory(prefix="vivero-import-") as name:
         own_name = source.rstrip("/").rpartition("/")[2]  # which may be that of a class
         folder = Path(name) / (own_name if own_name.strip(".") else "images")

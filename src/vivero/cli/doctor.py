@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 import vivero
-from vivero.cli.clone import foreign_environment, git_refusal
+from vivero.cli.clone import foreign_environment
 from vivero.cli.console import plain_console
 from vivero.cli.waiting import shown_waiting
 from vivero.config.environment import read_environment, tracking_uri
 from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, data_dir, project_dir
 from vivero.errors import ViveroError
+from vivero.integrity.clone import git_refusal
 from vivero.tracking.server import is_server, without_credentials
 
 MIN_FREE_BYTES = 3_000_000_000

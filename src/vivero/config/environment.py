@@ -31,7 +31,6 @@ class Environment(BaseSettings):
     vivero_repository: str | None = None
     vivero_runs_dir: Path | None = None
     vivero_dvc_remote: str | None = None
-    aws_endpoint_url: str | None = None
 
 
 def read_environment() -> Environment:

@@ -9,12 +9,14 @@ Pure functions besides `adopt`: no files, no imports outside the standard librar
 
 import fnmatch
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+)\](:\d+)?")  # httpx ends at this form of an address
 API_URL = "PREFECT_API_URL"
 KEY_PASSWORD = "VIVERO_SIGNING_KEY_PASSWORD"  # noqa: S105  # the name of a variable
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # Prefect ends at another one
@@ -231,7 +233,7 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 def _without_proxy(given: Mapping[str, str]) -> dict[str, str]:
     """NO_PROXY with the loopback; clients read the spelling in lower case first."""
     hosts = given.get("no_proxy") or given.get("NO_PROXY") or ""
-    named = [host.strip() for host in hosts.split(",") if host.strip()]
+    named = [IN_BRACKETS.sub(r"\1", host.strip()) for host in hosts.split(",") if host.strip()]
     merged = "*" if "*" in named else ",".join(dict.fromkeys([*named, *LOOPBACK]))
     return {"no_proxy": merged, "NO_PROXY": merged}
 

@@ -16,6 +16,7 @@ SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found"}
     | {"$recycle.bin", "system volume information"}
 )
+HIDDEN = "hidden"  # the reason in the quarantine
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class FolderFile:
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What lies below a folder, both ordered by key."""
+    """What is below a folder, ordered by key.
+
+    empty_folders: Folders without a file at any depth, but for hidden ones; the outermost of each.
+    """
 
     files: list[FolderFile]
     refused: list[QuarantineRow]
+    empty_folders: tuple[str, ...] = ()
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -66,7 +71,8 @@ def list_folder(folder: Path) -> FolderListing:
     root = folder.resolve()
     files: dict[str, FolderFile] = {}
     refused: list[QuarantineRow] = []
-    for relative_path in sorted(_entries(root, refused), key=os.fsencode):
+    folders: list[str] = []
+    for relative_path in sorted(_entries(root, refused, folders), key=os.fsencode):
         key = printable_key(relative_path)
         outcome = _sorted_entry(root, relative_path, key)
         if isinstance(outcome, FolderFile) and key in files:
@@ -75,8 +81,25 @@ def list_folder(folder: Path) -> FolderListing:
             files[key] = outcome
         else:
             refused.append(outcome)
+    used = [*files, *(row.path for row in refused if row.reason != HIDDEN)]
     return FolderListing(
-        [files[key] for key in sorted(files)], sorted(refused, key=lambda row: row.path)
+        [files[key] for key in sorted(files)],
+        sorted(refused, key=lambda row: row.path),
+        _empty_folders(folders, used),
+    )
+
+
+def _empty_folders(folders: Sequence[str], used: Sequence[str]) -> tuple[str, ...]:
+    """The outermost of the folders without a used path below them; hidden folders count not."""
+    with_content = {".", *used, *(str(up) for path in used for up in PurePosixPath(path).parents)}
+    return tuple(
+        sorted(
+            printable_key(folder)
+            for folder in folders
+            if printable_key(folder) not in with_content
+            and printable_key(str(PurePosixPath(folder).parent)) in with_content
+            and _hidden_reason(folder) is None
+        )
     )
 
 
@@ -90,7 +113,11 @@ def without_ignored(listing: FolderListing, patterns: Sequence[str]) -> FolderLi
     kept = [file for file in listing.files if not _is_ignored(file.key, patterns)]
     detail = "left out by --ignore"
     ignored = [refusal(key, "ignored", detail) for key in listing.keys - {f.key for f in kept}]
-    return FolderListing(kept, sorted([*listing.refused, *ignored], key=lambda row: row.path))
+    return FolderListing(
+        kept,
+        sorted([*listing.refused, *ignored], key=lambda row: row.path),
+        tuple(path for path in listing.empty_folders if not _is_ignored(path, patterns)),
+    )
 
 
 def _is_ignored(key: str, patterns: Sequence[str]) -> bool:
@@ -111,8 +138,8 @@ def refusal(path: str, reason: str, detail: str) -> QuarantineRow:
     return QuarantineRow(None, None, path, reason, detail)
 
 
-def _entries(root: Path, refused: list[QuarantineRow]) -> Iterator[str]:
-    """Paths below root of everything that is not a folder."""
+def _entries(root: Path, refused: list[QuarantineRow], folders: list[str]) -> Iterator[str]:
+    """Paths below root of everything that is not a folder; the folders are added to the list."""
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -122,6 +149,7 @@ def _entries(root: Path, refused: list[QuarantineRow]) -> Iterator[str]:
                     relative_path = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(relative_path)
+                        folders.append(relative_path)
                     else:
                         yield relative_path
         except OSError as error:
@@ -131,10 +159,9 @@ def _entries(root: Path, refused: list[QuarantineRow]) -> Iterator[str]:
 
 
 def _sorted_entry(root: Path, relative_path: str, key: str) -> FolderFile | QuarantineRow:
-    if any(part.startswith(".") for part in relative_path.split("/")):
-        return refusal(key, "hidden", "hidden files and folders are not imported")
-    if any(part.lower() in SYSTEM_NAMES for part in relative_path.split("/")):
-        return refusal(key, "hidden", "left by an operating system; not imported")
+    hidden_reason = _hidden_reason(relative_path)
+    if hidden_reason is not None:
+        return refusal(key, HIDDEN, hidden_reason)
     path = root / relative_path
     try:
         mode = path.lstat().st_mode
@@ -145,6 +172,16 @@ def _sorted_entry(root: Path, relative_path: str, key: str) -> FolderFile | Quar
     if not stat.S_ISREG(mode):
         return refusal(key, "not_a_file", "a pipe, socket or device; it was not opened")
     return FolderFile(key, path)
+
+
+def _hidden_reason(relative_path: str) -> str | None:
+    """Why an entry counts as hidden; None for one that does not."""
+    parts = relative_path.split("/")
+    if any(part.startswith(".") for part in parts):
+        return "hidden files and folders are not imported"
+    if any(part.lower() in SYSTEM_NAMES for part in parts):
+        return "left by an operating system; not imported"
+    return None
 
 
 def _sorted_link(root: Path, path: Path, key: str) -> FolderFile | QuarantineRow:

@@ -43,13 +43,14 @@ class Description:
 class FolderMetadata:
     """All metadata below a folder: descriptions by key, folders that have some, bad rows.
 
-    notes: What was read of each file, in words.
+    notes: What was read of each file, in words. label_gaps: Which files give no label, and why.
     """
 
     descriptions: dict[str, Description] = field(default_factory=dict)
     described_folders: set[str] = field(default_factory=set)
     refused: list[QuarantineRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    label_gaps: list[str] = field(default_factory=list)
 
     def covers(self, key: str) -> bool:
         """Whether metadata is in the folder of key or above it."""
@@ -101,8 +102,15 @@ def read_metadata(listing: FolderListing) -> FolderMetadata:
         table = read_table(file.key, file.path)
         columns = _columns(table)
         metadata.notes.append(_note(file.key, columns))
+        before = set(metadata.descriptions)
         for line, values in table.rows:
             _add(metadata, listing, table, columns, line, values)
+        added = [of for key, of in metadata.descriptions.items() if key not in before]
+        if columns.label is None:
+            names = ", ".join(LABEL_COLUMNS)
+            metadata.label_gaps.append(f"{file.key} has no column with labels ({names})")
+        elif added and not any(description.label for description in added):
+            metadata.label_gaps.append(f"{file.key}: the column {columns.label} holds no label")
     return metadata
 
 

@@ -170,7 +170,14 @@ def import_folder(
         num_channels=3 if progress.has_colour else 1,
         seconds=time.monotonic() - started_s,
         layout="; ".join([layout.structure.text(), *metadata.notes]),
-        warnings=import_warnings(layout, progress.imported, progress.refused, bool(known_names)),
+        warnings=import_warnings(
+            layout,
+            progress.imported,
+            progress.refused,
+            bool(known_names),
+            listing.empty_folders,
+            metadata.label_gaps,
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from vivero.data.class_names import alike_names, quoted, shown_names
 from vivero.data.folder_layout import FolderLayout
 from vivero.data.folder_metadata import STEM
 from vivero.data.quarantine import QuarantineRow, reason_counts
+from vivero.data.shards import SPLITS
 
 CAPTION_EXTENSIONS = frozenset({".txt", ".caption", ".json"})
 TABLE_EXTENSIONS = frozenset(
@@ -20,6 +21,11 @@ LEFT_OUT = {  # reasons of good images that are not taken because of where they 
     "missing_file": "named in the metadata but not there",
     "bad_metadata": "rows of the metadata that cannot be read",
     "path_traversal": "rows of the metadata that name a file outside their folder",
+    "link_outside": "links to places outside the folder; copy the files into it",
+    "link_to_folder": "links to folders; their files are imported under their own names only",
+    "broken_link": "links to something that is not there",
+    "link_loop": "links that lead to themselves",
+    "unreadable": "that cannot be read; change the permissions",
     "extension_mismatch": "with an extension that does not fit the content; rename or convert them",
 }
 
@@ -29,6 +35,8 @@ def import_warnings(
     imported: Collection[str],
     refused: Sequence[QuarantineRow],
     is_joining: bool,
+    empty_folders: Sequence[str] = (),
+    label_gaps: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The warnings.
 
@@ -37,10 +45,16 @@ def import_warnings(
         imported: Keys of the images that were taken.
         refused: Everything else.
         is_joining: Whether the images join a data set, whose classes need no more images.
+        empty_folders: Folders without a file.
+        label_gaps: Which metadata gives no label, and why.
     """
     warnings = [*_left_out(refused), *_alike(layout), *_unread(imported, refused)]
+    if empty_folders:
+        warnings.append(f"folders without a file: {len(empty_folders)} ({_some(empty_folders)})")
+    source = "the classes are the folders" if layout.class_names else "the images have no labels"
+    warnings += [f"{gap}; {source}" for gap in label_gaps]
     if not is_joining:
-        warnings += [*_lost_classes(layout, imported, refused), *_untrained(layout, imported)]
+        warnings += [*_lost_classes(layout, imported, refused), *_gaps(layout, imported)]
     return tuple(warnings)
 
 
@@ -75,15 +89,18 @@ def _lost_classes(
         yield f"{kind} {quoted(name)} has no image: {count} files refused ({reasons}){example}"
 
 
-def _untrained(layout: FolderLayout, imported: Collection[str]) -> Iterator[str]:
-    """Classes that have images, but none for training."""
+def _gaps(layout: FolderLayout, imported: Collection[str]) -> Iterator[str]:
+    """Classes that have images, but none in one of the splits."""
     splits: dict[int, set[str]] = {}
     for file in layout.files:
         if file.label is not None and file.key in imported:
             splits.setdefault(file.label, set()).add(file.split)
-    names = [layout.class_names[label] for label, found in splits.items() if "train" not in found]
-    if names:
-        yield f"without images for training: {shown_names(sorted(names))}"
+    for split in SPLITS:
+        names = [layout.class_names[label] for label, found in splits.items() if split not in found]
+        is_used = split == "train" or len(names) < len(splits)
+        if names and is_used:
+            where = "for training" if split == "train" else f"in {split}"
+            yield f"without images {where}: {shown_names(sorted(names))}"
 
 
 def _unread(imported: Collection[str], refused: Sequence[QuarantineRow]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 Nothing is changed there. Files may be hostile: they are decoded in worker processes.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,20 +69,19 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class S3Source:
-    """The objects under an S3 prefix; s3fs takes address and credentials from the environment."""
+    """The objects under an S3 prefix.
+
+    Nothing is handed to s3fs: boto's own client, which is below it, finds the address of the server
+    and the credentials where it does for every other program (variables, profiles, services).
+    """
 
     prefix: str
     file_system: Any
 
     def arrivals(self) -> list[Arrival]:
         """All objects; the time is when S3 took them."""
-        try:
+        with self._refusals("list"):
             found = self.file_system.find(self.prefix.removeprefix(S3), detail=True)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"cannot list {self.prefix}: {error}; check the address (AWS_ENDPOINT_URL), the "
-                f"credentials (AWS_*) and that the bucket is there"
-            ) from error
         return [
             Arrival(name, facts["LastModified"].timestamp())
             for name, facts in found.items()
@@ -90,22 +90,36 @@ class S3Source:
 
     def content(self, key: str) -> bytes | Refusal:
         """The bytes of an object."""
+        with self._refusals("read"):
+            try:
+                num_bytes = int(self.file_system.info(key)["size"])
+                if num_bytes > MAX_FILE_BYTES:
+                    return Refusal("too_large", f"{num_bytes} bytes; at most {MAX_FILE_BYTES}")
+                return bytes(self.file_system.cat_file(key))
+            except FileNotFoundError:
+                return Refusal("unreadable", "it is not there any more")
+
+    @contextlib.contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """Turn what the server, the network and the settings of AWS raise into one DataError."""
+        from botocore.exceptions import BotoCoreError  # with s3fs alone
+
         try:
-            num_bytes = int(self.file_system.info(key)["size"])
-            if num_bytes > MAX_FILE_BYTES:
-                return Refusal("too_large", f"{num_bytes} bytes; at most {MAX_FILE_BYTES}")
-            return bytes(self.file_system.cat_file(key))
-        except FileNotFoundError:
-            return Refusal("unreadable", "it is not there any more")
+            yield
+        except (OSError, ValueError, BotoCoreError) as error:
+            raise DataError(
+                f"cannot {what} {self.prefix}: {error}. Check the address (AWS_ENDPOINT_URL_S3, "
+                f"AWS_ENDPOINT_URL or the profile), the proxy (HTTPS_PROXY, NO_PROXY), the "
+                f"credentials (AWS_*) and that the bucket is there"
+            ) from error
 
 
-def open_source(address: str, root: Path, endpoint_url: str | None) -> Source:
+def open_source(address: str, root: Path) -> Source:
     """The source that an address names.
 
     Args:
         address: A folder, relative to root or not, or s3://bucket/prefix.
         root: Top of the repository.
-        endpoint_url: Of the S3 server; None for AWS.
 
     Raises:
         DataError: When a folder is no folder, or the address is of another kind.
@@ -114,7 +128,7 @@ def open_source(address: str, root: Path, endpoint_url: str | None) -> Source:
         import s3fs
 
         return S3Source(
-            address, s3fs.S3FileSystem(endpoint_url=endpoint_url, use_listings_cache=False)
+            address, s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
         )
     if "://" in address:
         raise DataError(f"'{address}' is neither a folder nor {S3}bucket/prefix")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vivero.config.paths import project_dir
 from vivero.integrity.artifacts import damaged_artifacts
+from vivero.integrity.clone import check_clone
 from vivero.integrity.damage import Damage, integrity_error
 from vivero.integrity.data_folder import DATA, damaged_data
 from vivero.integrity.hashing import files_below
@@ -26,6 +27,7 @@ def verified(stage: str, body: Callable[[Path], object]) -> Callable[[], None]:
 
     def run() -> None:
         root = project_dir()
+        check_clone(root)
         verify_inputs(root, stage)
         body(root)
         declared = read_pipeline(root).stages.get(stage)

@@ -31,6 +31,7 @@ from vivero.evaluation.drift_page import Part, write_drift_page
 from vivero.evaluation.drift_plots import draw_drift
 from vivero.evaluation.drift_reference import DriftReference, load_drift_reference
 from vivero.files import write_json
+from vivero.integrity.clone import check_clone
 from vivero.processes import run_stage
 from vivero.registry.image_runs import fetch_from_others
 from vivero.registry.monitor_memory import exchange_memory, forget_pending, read_memory
@@ -173,7 +174,7 @@ def look(config: Config, root: Path, address: str, memory: Memory, now: float) -
     """List the source, and test what is new when there is enough of it."""
     if address != config.monitor.source and "://" not in address and not (root / address).exists():
         raise DataError(f"{root / address} is not there; make it, or name where new images come in")
-    source = open_source(address, root, read_environment().aws_endpoint_url)
+    source = open_source(address, root)
     arrivals = [
         arrival for arrival in source.arrivals() if not now - SETTLE_S < arrival.arrived_at <= now
     ]
@@ -291,6 +292,7 @@ def main() -> None:
 
 
 def _body(root: Path, announced: str | None, is_acknowledged: bool) -> None:
+    check_clone(root)
     config = load_config(root / PARAMS)
     if announced is None:
         run(config, root, is_acknowledged=is_acknowledged)

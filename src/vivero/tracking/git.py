@@ -1,4 +1,6 @@
-"""The only place that runs git. Standard library only: some jobs install no package.
+"""The place that runs git. Standard library only: some jobs install no package.
+
+Only `vivero.integrity.clone` runs it as well, to ask whether it reads the clone at all.
 
 A value that is not written in the code goes to git in one of three ways, and never as an option:
 as a revision, which must be a full hash; as an operand behind `--end-of-options`; as a file behind

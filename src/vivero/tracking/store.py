@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from vivero.config.environment import tracking_uri
 from vivero.config.paths import tracking_root
-from vivero.errors import TrackingError
+from vivero.errors import ConfigError, TrackingError
 from vivero.integrity.records import shown
 from vivero.tracking.locations import adopt_store, artifacts_address, embedded_store
 from vivero.tracking.server import is_server, without_credentials
@@ -35,10 +35,23 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 import mlflow  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.db.utils import create_sqlalchemy_engine  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
 from mlflow.utils.rest_utils import http_request  # noqa: E402
-from requests.exceptions import ProxyError, RequestException, SSLError  # noqa: E402
+from requests import Request, Response  # noqa: E402
+from requests.adapters import HTTPAdapter  # noqa: E402
+from requests.exceptions import (  # noqa: E402
+    InvalidHeader,
+    ProxyError,
+    RequestException,
+    SSLError,
+)
+from requests.utils import (  # noqa: E402
+    get_environ_proxies,
+    prepend_scheme_if_needed,
+    select_proxy,
+)
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 LOCK_TIMEOUT_S = 120.0
@@ -53,7 +66,12 @@ SIGN_IN = (
     "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what "
     "the server knows"
 )
-PROXY = "Correct HTTP_PROXY or HTTPS_PROXY, or name the server in NO_PROXY"
+PROXY = "Correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name the server in NO_PROXY"
+SETTING = "Correct or unset the MLFLOW_* variable that asks for it"
+WRITABLE = (
+    "Work in a clone that you may write to, or set MLFLOW_TRACKING_URI to the address of an MLflow "
+    "server"
+)
 CERTIFICATE = "Set MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE to what signed it"
 
 REFUSALS = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError)
@@ -84,12 +102,15 @@ def find_fault(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> Fault | None:
     """Ask a server once; None when it can be used.
 
     MLflow's own client asks a real question, so proxies, certificates, users and tokens count as
-    they do for every later call, from the same variables. An sqlite file is always there, and a
-    database is asked by MLflow itself.
+    they do for every later call, from the same variables. A database is asked for a connection
+    once, where MLflow itself would try for minutes; an sqlite file is always there.
     """
-    if not is_server(uri):
-        return None
     where = f"MLflow at {without_credentials(uri)}"
+    if not is_server(uri):
+        return _fault_of_database(where, uri) if _is_database(uri) else None
+    fault = _fault_of_address(where, uri)
+    if fault is not None:
+        return fault
     try:
         answer = http_request(
             get_default_host_creds(uri),
@@ -102,6 +123,12 @@ def find_fault(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> Fault | None:
         )
     except (MlflowException, RequestException, OSError) as error:
         return _fault_of_network(where, error, uri)
+    except (ValueError, ImportError) as error:  # of a setting, or of a package that one needs
+        return Fault(f"{where} cannot be asked", SETTING, _first_line(error, uri))
+    return _fault_of_answer(where, answer)
+
+
+def _fault_of_answer(where: str, answer: Response) -> Fault | None:
     what = f"{where} answers with status {answer.status_code}"
     if answer.status_code in REFUSED:
         return Fault(f"{what} and refuses the user", SIGN_IN)
@@ -116,14 +143,66 @@ def find_fault(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> Fault | None:
     return None if is_mlflow else Fault(f"{where} answers, but not as an MLflow server", ADDRESS)
 
 
+def _is_database(uri: str) -> bool:
+    """Whether the address names a database on a server, such as postgresql://."""
+    scheme = uri.partition(":")[0].partition("+")[0]
+    return scheme in ("postgresql", "mysql", "mssql")
+
+
+def _fault_of_database(where: str, uri: str) -> Fault | None:
+    try:
+        engine = create_sqlalchemy_engine(uri)
+        with engine.connect():
+            pass
+        engine.dispose()
+    except ImportError as error:
+        return Fault(f"{where} needs a driver that is not installed", ADDRESS, str(error))
+    except (SQLAlchemyError, ValueError) as error:
+        return Fault(f"{where} cannot be used", ADDRESS, _first_line(error, uri))
+    return None
+
+
+def _fault_of_address(where: str, uri: str) -> Fault | None:
+    """What is wrong with an address, or with the proxy that the environment names for it.
+
+    Both are read as requests, which is below MLflow, will read them; nobody is asked.
+    """
+    try:
+        Request("GET", uri).prepare()
+    except (RequestException, ValueError) as error:
+        return Fault(f"{where}: this is no address", ADDRESS, _first_line(error, uri))
+    proxy = None
+    try:
+        proxy = select_proxy(uri, get_environ_proxies(uri, no_proxy=None))
+        if proxy is not None:
+            address = prepend_scheme_if_needed(proxy, "http")
+            Request("GET", address).prepare()  # it has a host
+            HTTPAdapter().proxy_manager_for(address).clear()
+    except (RequestException, ValueError) as error:
+        shown_proxy = "" if proxy is None else f" {without_credentials(proxy)}"
+        what = f"the proxy{shown_proxy} before {where} cannot be used"
+        cause = _first_line(error, uri)
+        return Fault(what, PROXY, cause if proxy is None else without_password(cause, proxy))
+    return None
+
+
 def _fault_of_network(where: str, error: Exception, uri: str) -> Fault:
     """The fault, from what requests raised below MLflow's own error."""
     below: BaseException = error
     while not isinstance(below, RequestException) and below.__context__ is not None:
         below = below.__context__
+    if isinstance(below, InvalidHeader):  # its message holds the password
+        return Fault(f"{where} cannot be asked with this user, password or token", SIGN_IN)
+    if isinstance(below, UnicodeError):  # a name that no server can have
+        return Fault(f"{where}: this is no address", ADDRESS, _first_line(below, uri))
+    if not isinstance(below, OSError):  # nothing of the network: a setting of MLflow
+        return Fault(f"{where} cannot be asked", SETTING, _first_line(below, uri))
+    if not isinstance(below, RequestException):  # requests found no file
+        what = f"the certificates for {where} cannot be read"
+        return Fault(what, CERTIFICATE, _first_line(below, uri))
     reason = getattr(below.args[0] if below.args else below, "reason", below)
     lines = without_password(str(reason), uri).splitlines() or [type(below).__name__]
-    cause = lines[0].rpartition(": ")[2].rstrip("')")
+    cause = lines[0].rpartition(": ")[2].rstrip("')\"")
     if isinstance(below, SSLError):
         return Fault(f"the certificate of {where} is not trusted", CERTIFICATE, cause)
     if isinstance(below, ProxyError):
@@ -133,16 +212,24 @@ def _fault_of_network(where: str, error: Exception, uri: str) -> Fault:
     )
 
 
+def _first_line(error: BaseException, uri: str) -> str:
+    lines = without_password(str(error), uri).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def open_client(root: Path) -> MlflowClient:
     """A client of the MLflow that the environment names; a fresh sqlite store is made first.
 
+    An sqlite store that cannot be written is read as it is.
+
     Raises:
-        TrackingError: When the server does not answer.
+        TrackingError: When the server does not answer, or no store is there and none can be made.
     """
     uri = tracking_uri(root)
     fault = find_fault(uri)
     if fault is not None:
         raise TrackingError(fault.message)
+    is_read_only = _is_read_only(uri)
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with refusals(uri):
@@ -150,11 +237,38 @@ def open_client(root: Path) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if uri.startswith("sqlite:"):
             # Two processes that make the tables of one new file at once destroy each other's.
-            with store_lock(root):
+            with contextlib.nullcontext() if is_read_only else store_lock(root):
                 client.search_experiments(max_results=1)
-                if uri == f"sqlite:///{embedded_store(root)}":
+                if uri == f"sqlite:///{embedded_store(root)}" and not is_read_only:
                     adopt_store(root)
     return client
+
+
+def _is_read_only(uri: str) -> bool:
+    """Whether an sqlite store is there and can only be read.
+
+    Raises:
+        TrackingError: When none is there and none can be made; MLflow would try for minutes.
+    """
+    path = _sqlite_file(uri)
+    if path is None:
+        return False
+    if not path.exists():
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise TrackingError(
+                f"there is no MLflow store {path} yet, and it cannot be made: you cannot write to "
+                f"{folder}. {WRITABLE}"
+            )
+    return path.exists() and not all(os.access(part, os.W_OK) for part in (path, path.parent))
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of an sqlite store; None for a database in memory, and for all else."""
+    scheme, _, name = uri.partition(":///")
+    name = name.partition("?")[0]
+    is_file = scheme.partition("+")[0] == "sqlite" and name not in ("", ":memory:")
+    return Path(name) if is_file else None
 
 
 def _set_global_address(uri: str) -> None:
@@ -220,9 +334,9 @@ def store_lock(root: Path) -> Iterator[None]:
 
     Raises:
         TrackingError: When another process holds it for too long.
+        ConfigError: When the clone cannot be written.
     """
     lock_path = tracking_root(root) / "mlflow.db.lock"
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path.resolve(), timeout=LOCK_TIMEOUT_S, is_singleton=True)
     try:
         lock.acquire()
@@ -230,6 +344,11 @@ def store_lock(root: Path) -> Iterator[None]:
         raise TrackingError(
             f"another process holds {lock_path} for more than {LOCK_TIMEOUT_S:.0f} s; "
             f"wait for it to end, and run the same command again"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can be recorded in MLflow from here: {lock_path} cannot be written "
+            f"({error.strerror or error}). {WRITABLE}"
         ) from error
     try:
         yield

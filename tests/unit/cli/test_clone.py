@@ -1,14 +1,18 @@
 """A clone of another folder or another user is named at once, with what to type."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vivero.cli.clone import foreign_environment, git_refusal
+from vivero.cli.clone import foreign_environment
+from vivero.errors import ConfigError
+from vivero.integrity.clone import git_refusal
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -85,6 +89,28 @@ def test_a_clone_of_another_user_is_refused_with_gits_remedy(root: Path):
         "owned by another user"
         in run_vivero(root, "doctor", GIT_TEST_ASSUME_DIFFERENT_OWNER="1", COLUMNS="300").stdout
     )
+
+
+STAGES = sorted(path.stem for path in (REPOSITORY / "src/vivero/stages").glob("[a-z]*.py"))
+NO_STAGES = ("champion_report", "trainer")
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in NO_STAGES])
+def test_a_stage_in_a_clone_of_another_user_is_refused_before_it_begins(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "params.yaml").touch()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    module = importlib.import_module(f"vivero.stages.{stage}")
+    begun: list[Callable[[], object]] = []
+    monkeypatch.setattr(module, "run_stage", lambda _name, body: begun.append(body))
+    monkeypatch.setattr(sys, "argv", [stage])
+    module.main()
+    with pytest.raises(ConfigError, match="--add safe"):
+        begun[0]()
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_caches_of_libraries_are_in_the_clone(root: Path, tmp_path: Path):

@@ -152,6 +152,8 @@ def test_only_our_own_folder_of_code_stays_on_the_import_path():
         ({"no_proxy": " mlflow.internal , .corp"}, False),
         ({"NO_PROXY": "*"}, False),
         ({"NO_PROXY": ""}, True),
+        ({"NO_PROXY": "[::1],localhost"}, True),
+        ({"no_proxy": "[2001:db8::1]:8080,mlflow.internal"}, False),
     ],
 )
 def test_loopback_is_asked_directly_and_the_rest_as_the_person_says(

@@ -1,7 +1,9 @@
 """What `vivero data import` prints: what it understood, and everything a person may not expect."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from vivero.data.imagefolder import ImportChoice, ImportReport, import_folder
 from vivero.data.quarantine import read_quarantine
 from vivero.errors import DataError
 
+NOBODY = 65534
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 
@@ -61,6 +64,119 @@ def test_a_folder_of_plain_classes_has_no_warning(tmp_path: Path):
     report = imported(fill(tmp_path / "in", "cat/1.png", "dog/2.png"), tmp_path / "data")
     assert report.warnings == ()
     assert "understood as: no splits, classes by folder" in report.text()
+
+
+def warnings_of(folder: Path, tmp_path: Path) -> str:
+    return "\n".join(imported(folder, tmp_path / "data").warnings)
+
+
+@pytest.mark.parametrize(
+    ("target", "warning"),
+    [
+        ("../elsewhere", "left out links to places outside the folder; copy the files into it: 1"),
+        ("dog", "left out links to folders; their files are imported under their own names only"),
+        ("nowhere", "left out links to something that is not there: 1"),
+        ("bird", "left out links that lead to themselves: 1"),
+    ],
+)
+@pytest.mark.parametrize("names", [("cat/1.png", "dog/2.png"), ("dog/1.png",)])
+def test_a_class_folder_that_is_a_link_is_named(
+    target: str, warning: str, names: tuple[str, ...], tmp_path: Path
+):
+    fill(tmp_path / "elsewhere", "9.png")
+    folder = fill(tmp_path / "in", *names)
+    (folder / "bird").symlink_to(target)
+    found = warnings_of(folder, tmp_path)
+    assert warning in found
+    assert "'bird'" in found
+
+
+def test_a_split_folder_that_is_a_link_is_named(tmp_path: Path):
+    fill(tmp_path / "elsewhere", "cat/9.png")
+    folder = fill(tmp_path / "in", "train/cat/1.png", "train/dog/2.png")
+    (folder / "test").symlink_to(tmp_path / "elsewhere")
+    assert "('test')" in warnings_of(folder, tmp_path)
+
+
+def test_folders_without_a_file_are_named_once_and_hidden_ones_are_not(tmp_path: Path):
+    folder = fill(tmp_path / "in", "cat/1.png", "dog/2.png", "fish/.DS_Store")
+    for name in ("bird/small", "bird/large", ".git/refs", "cat/more", "old", "__MACOSX/x"):
+        (folder / name).mkdir(parents=True)
+    assert imported(folder, tmp_path / "data", ignored=("old",)).warnings == (
+        "folders without a file: 3 ('bird', 'cat/more', 'fish')",
+    )
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from vivero.data.folder_files import list_folder
+from vivero.data.folder_layout import folder_layout
+from vivero.data.folder_metadata import FolderMetadata
+from vivero.data.import_warnings import import_warnings
+os.setuid(int(sys.argv[1]))
+listing = list_folder(Path("in"))
+keys = [file.key for file in listing.files]
+layout = folder_layout(keys, FolderMetadata())
+print(*import_warnings(layout, keys, listing.refused, False, listing.empty_folders), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_class_folder_that_cannot_be_read_is_named():
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        folder = fill(Path(name) / "in", "cat/1.png", "dog/2.png", "bird/3.png")
+        (folder / "bird").chmod(0o700)
+        command = [sys.executable, "-c", AS_NOBODY, str(NOBODY)]
+        done = subprocess.run(command, cwd=name, capture_output=True, text=True, check=True)
+    assert done.stdout == ("left out that cannot be read; change the permissions: 1 ('bird')\n"), (
+        done.stderr
+    )
+
+
+def test_a_class_that_only_one_split_has_is_named(tmp_path: Path):
+    names = ("train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/bird/4.png")
+    assert imported(fill(tmp_path / "in", *names), tmp_path / "data").warnings == (
+        "without images for training: 'bird'",
+        "without images in test: 'dog'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "warning"),
+    [
+        (
+            "file_name,text,weight\n1.png,a,1\n2.png,b,2\n",
+            "metadata.csv has no column with labels (label, labels, class, class_name, category); "
+            "the images have no labels",
+        ),
+        (
+            "file_name,label\n1.png,\n2.png,\n",
+            "metadata.csv: the column label holds no label; the images have no labels",
+        ),
+        (
+            "file_name,text\ncat/3.png,a\ndog/4.png,b\n",
+            "metadata.csv has no column with labels (label, labels, class, class_name, category); "
+            "the classes are the folders",
+        ),
+    ],
+)
+def test_metadata_that_gives_no_label_is_named(table: str, warning: str, tmp_path: Path):
+    names = ("cat/3.png", "dog/4.png") if "cat" in table else ("1.png", "2.png")
+    folder = fill(tmp_path / "in", *names)
+    (folder / "metadata.csv").write_text(table)
+    assert imported(folder, tmp_path / "data").warnings == (warning,)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv.txt", "Metadata.CSV.bak", "labels.xlsx"])
+def test_a_table_that_is_not_read_is_named(name: str, tmp_path: Path):
+    folder = fill(tmp_path / "in", "1.png", "2.png")
+    (folder / name).write_text("file_name,label\n1.png,cat\n2.png,dog\n")
+    report = imported(folder, tmp_path / "data")
+    assert report.class_names == ()
+    [warning] = report.warnings
+    assert warning.startswith(f"not read for labels: '{name}'; labels come from folders, or from")
 
 
 def test_metadata_is_named_with_its_columns_and_gaps(tmp_path: Path):

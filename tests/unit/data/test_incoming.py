@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vivero.config.variables import own_variables
 from vivero.data.image_files import Refusal
 from vivero.data.incoming import FolderSource, Form, inspect_file, look_at, open_source
 from vivero.data.incoming import IncomingFile as File
@@ -67,10 +68,66 @@ def test_an_old_date_of_a_copy_does_not_hide_it(tmp_path: Path):
 
 def test_an_address_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="neither a folder nor s3://"):
-        open_source("ftp://there/x", tmp_path, None)
+        open_source("ftp://there/x", tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="is not a folder"):
-        open_source("file", tmp_path, None)
+        open_source("file", tmp_path)
+
+
+SERVICES = """
+[profile team]
+services = ours
+[services ours]
+s3 =
+  endpoint_url = http://127.0.0.1:3
+"""
+KEY = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "reported"),
+    [
+        ({**KEY, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, 'URL: "http://127.0.0.1:1/bucket'),
+        (
+            {
+                **KEY,
+                "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+                "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:2",
+            },
+            'URL: "http://127.0.0.1:2/bucket',
+        ),
+        ({**KEY, "AWS_PROFILE": "team"}, 'URL: "http://127.0.0.1:3/bucket'),
+        ({**KEY, "AWS_PROFILE": "nobody"}, "profile (nobody) could not be found"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Unable to locate credentials"),
+        ({**KEY, "AWS_ENDPOINT_URL": "http://[::1"}, "Invalid"),
+        (
+            {**KEY, "AWS_ENDPOINT_URL": "http://s3.internal", "HTTP_PROXY": "socks5://a:1"},
+            "HTTPS_PROXY",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_server_of_s3_is_the_one_that_botos_client_finds(
+    variables: dict[str, str], reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(SERVICES)
+    always = {
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in own_variables({**always, **variables}).items():
+        if not name.startswith("PYTHON"):
+            monkeypatch.setenv(name, value)
+    source = open_source("s3://bucket/incoming", tmp_path)
+    for ask in (source.arrivals, lambda: source.content("bucket/incoming/1.png")):
+        with pytest.raises(DataError, match="s3://bucket/incoming") as caught:
+            ask()
+        assert reported in str(caught.value)
 
 
 @pytest.mark.slow
@@ -86,7 +143,8 @@ def test_a_prefix_of_s3_is_a_source_like_a_folder(tmp_path: Path, monkeypatch):
     try:
         host, port = server.get_host_and_port()
         address = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"  # noqa: S104
-        source = open_source("s3://bucket/incoming", tmp_path, address)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        source = open_source("s3://bucket/incoming", tmp_path)
         with pytest.raises(DataError, match="cannot list s3://bucket/incoming"):
             source.arrivals()
         files = source.file_system  # type: ignore[attr-defined]

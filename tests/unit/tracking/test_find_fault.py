@@ -191,6 +191,79 @@ def test_certificates_count_for_the_probe(
         assert find_fault(door.address) is None
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1", "http://host:port", "http://host:99999", "http://", "http://a..b", "http://a b",
+     "http://ada:geheim@[::1"],
+)  # fmt: skip
+def test_what_is_no_address_is_named(address: str, set_variables, tmp_path: Path):
+    set_variables(MLFLOW_TRACKING_URI=address)
+    with pytest.raises(TrackingError, match="this is no address") as caught:
+        open_client(tmp_path)
+    assert "Correct or unset MLFLOW_TRACKING_URI" in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    assert tracking(tmp_path).state == "note"
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+@pytest.mark.parametrize(
+    "proxy",
+    ["ftp://127.0.0.1:9", "socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://[::1",
+     "http://127.0.0.1:port", "http://", "socks5h://ada:geheim@127.0.0.1:9"],
+)  # fmt: skip
+def test_a_proxy_that_cannot_be_used_is_named(
+    name: str, proxy: str, mlflow_server: Server, set_variables, tmp_path: Path
+):
+    set_variables(MLFLOW_TRACKING_URI="http://mlflow.internal", **{name: proxy})
+    with pytest.raises(TrackingError, match=r"the proxy .* before MLflow .* cannot be used") as got:
+        open_client(tmp_path)
+    assert "ALL_PROXY" in str(got.value)
+    assert "geheim" not in str(got.value)
+    assert tracking(tmp_path).state == "note"
+    assert find_fault(mlflow_server.uri) is None, "of the loopback no proxy is asked"
+    set_variables(NO_PROXY="mlflow.internal", **{name: proxy})
+    fault = find_fault("http://mlflow.internal:1")
+    assert fault is not None
+    assert "does not answer" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("variables", "reported"),
+    [
+        ({"MLFLOW_TRACKING_INSECURE_TLS": "maybe"}, "MLFLOW_TRACKING_INSECURE_TLS value must be"),
+        ({"MLFLOW_TRACKING_AWS_SIGV4": "true"}, "No module named 'requests_auth_aws_sigv4'"),
+        ({"REQUESTS_CA_BUNDLE": "/none"}, "certificates for MLflow at https://127.0.0.1:1 cannot"),
+        ({"MLFLOW_TRACKING_TOKEN": "geheim\n"}, "MLFLOW_TRACKING_TOKEN, to what the server knows"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    variables: dict[str, str], reported: str, set_variables, tmp_path: Path
+):
+    set_variables(MLFLOW_TRACKING_URI="https://127.0.0.1:1", **variables)
+    with pytest.raises(TrackingError) as caught:
+        open_client(tmp_path)
+    assert reported in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "reported"),
+    [
+        ("postgresql://ada:geheim@127.0.0.1:1/mlflow", "Connection refused"),
+        ("mysql://ada:geheim@127.0.0.1:1/mlflow", "a driver that is not installed"),
+    ],
+)
+def test_a_database_that_is_away_is_asked_once(
+    address: str, reported: str, set_variables, tmp_path: Path
+):
+    set_variables(MLFLOW_TRACKING_URI=address)
+    began_at = time.monotonic()
+    with pytest.raises(TrackingError, match=reported) as caught:
+        open_client(tmp_path)
+    assert time.monotonic() - began_at < 20
+    assert "geheim" not in str(caught.value)
+
+
 def test_an_address_of_something_else_is_named(mlflow_server: Server):
     fault = find_fault(mlflow_server.uri + "/no/such/place")
     assert fault is not None
