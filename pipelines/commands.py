@@ -178,10 +178,10 @@ def run_timed(stage: str, arguments: list[str], root: Path) -> float:
     get_run_logger().info("%s: started", stage)
     exit_code, heard = run_logged(arguments, root)
     if exit_code == UNREACHABLE_EXIT_CODE:
-        raise TrackingError(f"stage '{stage}' could not reach a server; its message stands above")
+        raise TrackingError(f"stage '{stage}' could not reach a server; its message is above")
     if exit_code and arguments[0] == "dvc" and heard.names_nobody_there:
         raise RemoteError(
-            f"DVC could not reach its remote for stage '{stage}'; its message stands above. "
+            f"DVC could not reach its remote for stage '{stage}'; its message is above. "
             f"Look after the S3 server and the network, then run the flow again"
         )
     if exit_code:

@@ -87,8 +87,8 @@ class StageError(ViveroError):
 
     def __init__(self, stage: str, exit_code: int) -> None:
         super().__init__(
-            f"stage '{stage}' failed with exit code {exit_code}; its own message stands above. "
-            f"Mend the cause and run `vivero run` again: finished stages are not repeated"
+            f"stage '{stage}' failed with exit code {exit_code}; its own message is above. "
+            f"Correct the cause and run `vivero run` again: finished stages are not repeated"
         )
         self.stage = stage
         self.exit_code = exit_code

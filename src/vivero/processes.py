@@ -312,7 +312,7 @@ def _drop_output() -> None:
 def run_program(name: str, body: Callable[[], object]) -> None:
     """Run a program of ours that is no stage: environment, streams, errors in one sentence."""
     start_program()
-    with one_sentence_errors(name, "stopped by you; run the same command again to go on"):
+    with one_sentence_errors(name, "stopped by you; run the same command again to resume"):
         body()
 
 
@@ -325,6 +325,6 @@ def run_stage(name: str, body: Callable[[], None]) -> None:
     if "DVC_STAGE" in os.environ:  # started by hand it may outlive its shell, as nohup promises
         die_with_parent()
     speak_of_our_own()
-    on_stop = "stopped by you; run the same command again to go on"
+    on_stop = "stopped by you; run the same command again to resume"
     with one_sentence_errors(name, on_stop, UNREACHABLE_EXIT_CODE):
         body()

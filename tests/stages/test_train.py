@@ -187,7 +187,7 @@ def pid_of(who: str, supervisor_pid: int) -> int:
 ENDLESS = {"train.total_images": 800_000, "train.validate_every_images": 800_000}
 STOPPED = re.compile(
     r"train: stopped by SIGTERM after ([\d,]+) images; a checkpoint is saved, "
-    r"run the same command again to go on"
+    r"run the same command again to resume"
 )
 slow = pytest.mark.slow
 
@@ -235,7 +235,7 @@ def test_sigterm_before_the_first_step_ends_at_once(
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 143, said[-3000:]
-    assert "stopped by SIGTERM between steps; run the same command again to go on" in said
+    assert "stopped by SIGTERM between steps; run the same command again to resume" in said
     assert saved_in(root) == []
 
 
@@ -251,7 +251,7 @@ def test_stopping_the_stage_leaves_a_checkpoint_and_no_process(
     said = process.communicate(timeout=120)[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), said[-2000:]
     if number != signal.SIGKILL:
-        assert "run the same command again to go on" in said
+        assert "run the same command again to resume" in said
     assert saved_in(root)
     deadline = time.monotonic() + 8
     while processes_in(root) and time.monotonic() < deadline:

@@ -156,7 +156,7 @@ class _Worker:
             self.is_ready = False
         if not self.is_ready:
             raise ViveroError(
-                "a worker process for decoding images did not start; its own message stands above. "
+                "a worker process for decoding images did not start; its own message is above. "
                 "When memory is short, lower validate_data.num_processes in params.yaml"
             )
 

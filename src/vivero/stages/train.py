@@ -40,7 +40,7 @@ def run(config: TrainConfig, root: Path) -> None:
         heartbeat_s=config.heartbeat_s,
         max_restarts=config.max_restarts,
         hint="see train.num_micro_batches and train.gradient_checkpointing in params.yaml; "
-        "run the same command again to go on",
+        "run the same command again to resume",
     )
 
 

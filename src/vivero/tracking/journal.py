@@ -109,7 +109,7 @@ class Journal:
         return list(read_journal(self.path))
 
     def truncate_after(self, images_seen: int) -> int:
-        """Drop what was recorded after a checkpoint, from which training goes on.
+        """Drop what was recorded after a checkpoint, from which training resumes.
 
         Without this, the steps between the checkpoint and the kill would stand twice. The file
         is written whole or not at all; what has no images_seen, such as params, stays.

@@ -1,6 +1,6 @@
 """The tracker of a real training: a local journal, mirrored to MLflow by a background thread.
 
-The training writes one line and goes on; whatever MLflow does, it neither waits nor stops.
+The training writes one line and continues; whatever MLflow does, it neither waits nor stops.
 """
 
 import logging
@@ -48,7 +48,7 @@ def open_tracker(root: Path, spec: RunSpec, gpu_uuids: Sequence[str] = ()) -> Tr
         fault = find_fault(uri)
         if fault is not None:
             log.warning(
-                "%s; the training goes on, everything is recorded in %s and sent when MLflow is "
+                "%s; the training continues, everything is recorded in %s and sent when MLflow is "
                 "back, at the latest by `vivero run` (stage register). %s.%s",
                 fault.what, spec.journal_path, fault.advice,
                 f" Reported: {fault.cause}" if fault.cause else "",
@@ -101,7 +101,7 @@ class MlflowTracker:
         self._journal.sync()
 
     def rewind(self, images_seen: int) -> None:
-        """Drop what was recorded after the checkpoint from which training goes on."""
+        """Drop what was recorded after the checkpoint from which training resumes."""
         with self._mirror_made:
             if self._mirror is None:
                 num_dropped = self._journal.truncate_after(images_seen)
@@ -147,7 +147,7 @@ class MlflowTracker:
                 self._mirror.send()
             except TrackingError as error:
                 if not is_away:
-                    log.warning("the training goes on without MLflow: %s", error)
+                    log.warning("the training continues without MLflow: %s", error)
                 is_away = True
             else:
                 if is_away:

@@ -91,7 +91,7 @@ class Tracker(Protocol):
         """Put the record safely on the disk; called beside every checkpoint."""
 
     def rewind(self, images_seen: int) -> None:
-        """Drop what was recorded after the checkpoint from which training goes on."""
+        """Drop what was recorded after the checkpoint from which training resumes."""
 
     def close(self, status: RunStatus) -> None:
         """End the record; called once."""

@@ -139,7 +139,7 @@ class CheckpointStore:
                 f"cannot write the checkpoint {target_dir}: {cause}. "
                 f"{'Intact: ' + ', '.join(kept) if kept else 'None was saved before'}. "
                 f"{'Free some space (`dvc gc -w` clears the cache)' if full else 'Mend this'} "
-                f"and run the same command again; it goes on from there"
+                f"and run the same command again; it resumes from there"
             ) from error
 
 
@@ -232,7 +232,7 @@ def _refuse_what_is_no_damage(path: Path, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno not in OF_DAMAGE:
         raise CheckpointError(
             f"{path} cannot be read now ({error.strerror}); it may be whole. Mend this and run the "
-            f"same command again, or delete {path.parent} to go on from the one before"
+            f"same command again, or delete {path.parent} to resume from the one before"
         ) from error
 
 

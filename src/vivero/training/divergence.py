@@ -10,7 +10,7 @@ NUM_NAMED = 5
 LEAST_LOSS_SCALE = 1.0
 WHAT_NOW = (
     "The last checkpoint is good and is kept. If the batch is fine, raise train.max_loss_jump and "
-    "run the same command again: it goes on. A lower train.learning_rate or "
+    "run the same command again: it resumes. A lower train.learning_rate or "
     "train.max_gradient_norm, or precision: fp32, begins a new training"
 )
 

@@ -121,8 +121,8 @@ def in_one_sentence(error: Exception, max_failures: int) -> ViveroError:
     whom = ", ".join(f"worker {rank}: {first_line(failures[rank])}" for rank in sorted(failures))
     return TrainingError(
         f"training on Ray failed and was started again {max_failures} times ("
-        f"{whom or first_line(error)}); mend the cause and run the same command again, "
-        f"it goes on from the last checkpoint"
+        f"{whom or first_line(error)}); correct the cause and run the same command again, "
+        f"it resumes from the last checkpoint"
     )
 
 

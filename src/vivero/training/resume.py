@@ -93,7 +93,7 @@ def resume(
         )
         return True
     state.resumed_from.append(state.images_seen)
-    log.info("training goes on from checkpoint %s", checkpoint.path)
+    log.info("training resumes from checkpoint %s", checkpoint.path)
     return True
 
 
@@ -111,7 +111,7 @@ def checkpoint_of_all(store: CheckpointStore, workers: Workers) -> Checkpoint | 
         return read_checkpoint(store.folder / name)
     except DamagedError as error:
         raise CheckpointError(
-            f"process {workers.rank} cannot read the checkpoint {name} that the first one goes on "
+            f"process {workers.rank} cannot read the checkpoint {name} that the first one resumes "
             f"from: {error}. All processes need the same folder; run the same command again"
         ) from error
 

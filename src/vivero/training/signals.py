@@ -17,7 +17,7 @@ class Stopped(KeyboardInterrupt):
         name = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
         super().__init__(
             f"stopped by {name} after {images_seen:,} images; a checkpoint is saved, "
-            f"run the same command again to go on"
+            f"run the same command again to resume"
         )
         self.exit_code = 128 + signal_number
 

@@ -147,6 +147,6 @@ def less_memory(config: TrainConfig) -> str:
             "run the same command again"
         )
     return (
-        f"write train.{change} in params.yaml and run the same command again: it goes on from the "
+        f"write train.{change} in params.yaml and run the same command again: it resumes from the "
         f"last checkpoint, and the model stays the same up to rounding"
     )

@@ -128,7 +128,7 @@ def supervise(
         return
     raise TrainingError(
         f"the trainer froze {max_restarts + 1} times (train.max_restarts); its checkpoints are "
-        f"whole, so the same command goes on. Look for what stops it: a debugger, a full disk, a "
+        f"whole, so the same command resumes. Look for what stops it: a debugger, a full disk, a "
         f"network folder that hangs"
     )
 
@@ -184,7 +184,7 @@ def stop_at_once(number: int, _frame: object) -> NoReturn:
     """
     if _rank() == "0":
         name = signal.Signals(number).name
-        said = f"stopped by {name} between steps; run the same command again to go on"
+        said = f"stopped by {name} between steps; run the same command again to resume"
         os.write(sys.stderr.fileno(), f"\ntrain: {said}\n".encode())
     end_on_purpose(128 + number)
     os._exit(128 + number)  # others wait for this process: torchrun has to see it fail

@@ -165,7 +165,7 @@ def test_an_unreachable_server_is_said_at_once_and_stops_nothing(
     said = caplog.text
     tracker.log_metrics({"train/loss": 0.5}, 8)
     assert time.monotonic() - began_at < 3
-    assert "MLflow at http://127.0.0.1:9/mlflow does not answer; the training goes on" in said
+    assert "MLflow at http://127.0.0.1:9/mlflow does not answer; the training continues" in said
     tracker.close("FINISHED")
 
     assert tracker.ids.run_id is None
@@ -277,7 +277,7 @@ def test_a_server_killed_twice_loses_nothing_and_doubles_nothing(
 
     ids = tracker.ids
     assert ids.run_id is not None
-    assert "does not answer; the training goes on" in caplog.text
+    assert "does not answer; the training continues" in caplog.text
     assert "MLflow is back" in caplog.text
     for key in ("train/loss", "train/rate"):
         recorded = journal_points(spec.journal_path, key)

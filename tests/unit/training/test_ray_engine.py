@@ -120,8 +120,8 @@ def test_an_error_of_a_worker_becomes_one_sentence():
     )
     assert str(error) == (
         "training on Ray failed and was started again 2 times "
-        "(worker 1: ZeroDivisionError: by zero); mend the cause and run the same command again, "
-        "it goes on from the last checkpoint"
+        "(worker 1: ZeroDivisionError: by zero); correct the cause and run the same command again, "
+        "it resumes from the last checkpoint"
     )
 
 
