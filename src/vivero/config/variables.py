@@ -140,6 +140,7 @@ FAMILIES = (
     Family("VIVERO_SIGNING_KEY_PEM"),  # for `make sign` alone, which reads it and starts no process
     Family("MPLBACKEND"),  # a notebook's backend does not exist in our processes
     Family("MATPLOTLIBRC"),  # figures of ours look the same everywhere
+    Family("MPLCONFIGDIR"),  # its matplotlibrc neither, and nothing is written there
 )
 
 PREFECT_ALONE = (  # kept without PREFECT_API_URL, where a temporary server of ours is used

@@ -44,6 +44,7 @@ HOSTILE = {
     "PREFECT_LOGGING_LEVEL": "silly",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "",
     "MATPLOTLIBRC": "/elsewhere/matplotlibrc",
+    "MPLCONFIGDIR": "/elsewhere/matplotlib",
     "PREFECT_LOGGING_SETTINGS_PATH": "/elsewhere/logging.yml",
     "DVC_EXP_NAME": "theirs",
     "DVC_EXP_AUTO_PUSH": "true",
@@ -186,18 +187,19 @@ def test_applying_the_list_again_changes_nothing(given_variables: dict[str, str]
 def test_a_program_of_ours_removes_them_before_it_begins():
     code = (
         "import os, sys\nfrom vivero.processes import run_stage\n"
-        "run_stage('tidy', lambda: print(sorted(set(os.environ) & set(sys.argv[1:]))))"
+        "run_stage('tidy', lambda: print(sorted(set(sys.argv) & {'='.join(i) for i in "
+        "os.environ.items()})))"
     )
     own = {name: value for name, value in HOSTILE.items() if name[:6] != "PYTHON"}
     done = subprocess.run(
-        [sys.executable, "-c", code, *own, "TZ"],
+        [sys.executable, "-c", code, *map("=".join, own.items()), "TZ=Asia/Tokyo"],
         env={**os.environ, **own, "TZ": "Asia/Tokyo"},
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert done.stdout.strip() == "['TZ']"
+    assert done.stdout.strip() == "['TZ=Asia/Tokyo']"
 
 
 def test_only_a_command_that_registers_gets_the_password_of_the_key():
