@@ -79,6 +79,19 @@ TINY = {
 }
 
 
+def tiny(params: dict[str, Any], changes: dict[str, Any] | None = None) -> Config:
+    """Settings so small that every stage takes seconds; `changes` maps dotted names to values."""
+    values = copy.deepcopy(params)
+    for name, value in {**TINY, **(changes or {})}.items():
+        *blocks, key = name.split(".")
+        block = values
+        for part in blocks:
+            block = block[part]
+        assert key in block, f"params.yaml has no {name}"
+        block[key] = value
+    return Config.model_validate(values)
+
+
 @pytest.fixture(scope="session")
 def params() -> dict[str, Any]:
     """The repository's params.yaml as plain values."""
@@ -90,15 +103,7 @@ def config_factory(params: dict[str, Any]) -> Callable[..., Config]:
     """Make a tiny Config; keyword `changes` maps dotted names to values."""
 
     def factory(changes: dict[str, Any] | None = None) -> Config:
-        values = copy.deepcopy(params)
-        for name, value in {**TINY, **(changes or {})}.items():
-            *blocks, key = name.split(".")
-            block = values
-            for part in blocks:
-                block = block[part]
-            assert key in block, f"params.yaml has no {name}"
-            block[key] = value
-        return Config.model_validate(values)
+        return tiny(params, changes)
 
     return factory
 

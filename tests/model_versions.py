@@ -2,37 +2,61 @@
 
 import functools
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from ruamel.yaml import YAML
 
-from tests.conftest import REPOSITORY, TINY
-from vivero.config.schema import Config, SamplingConfig
+from tests.conftest import REPOSITORY, tiny
+from vivero.config.schema import Config
+from vivero.evaluation.frechet import moments
+from vivero.evaluation.paired import Gain
 from vivero.evaluation.protocol import protocol_of
-from vivero.files import write_json
+from vivero.evaluation.reference import Reference, ReferenceFacts, save_reference
+from vivero.files import sha256_of_file, write_json
 from vivero.models.load import build_network
-from vivero.registry.bundle import BundleContents, write_bundle
+from vivero.registry.bundle import BundleContents, read_identity, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
+from vivero.registry.conditions import NO_TREE_GATE, export_gate
+from vivero.registry.differences import Measurements
+from vivero.registry.gates import judge
 from vivero.registry.seed_variance import (
     MetricValues,
     SeedVariance,
+    read_seed_variance,
     recipe_of,
+    spreads_for,
     write_seed_variance,
 )
+from vivero.registry.versions import ModelVersion, identity_of
+from vivero.stages.evaluate import ruler_of
 from vivero.tracking.journal import Entry, Journal
 from vivero.tracking.tracker import RunSpec
 
 FD = "fd.efficientnet_lite0.5k"
 
 
+FEATURES = torch.linspace(-1, 1, 24).reshape(6, 4)
+FACTS = ReferenceFacts(
+    extractor="efficientnet_lite0", extractor_sha256="a" * 64, classifier=None, size_px=32,
+    resize="none", num_reference=6, num_held_out=6, data_digest="d" * 32, splits_sha256="b" * 64,
+    seed=0, real_accuracy=0.9, classifier_sha256="c" * 64, class_names=["shirt", "shoe", "bag"],
+    image_std=0.7,
+)  # fmt: skip
+
+
 @functools.cache
-def tiny_sampling() -> str:
-    """The block `sampling` of the tests' settings, as JSON."""
-    values = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())["sampling"]
-    own = {name.removeprefix("sampling."): v for name, v in TINY.items() if "sampling." in name}
-    return SamplingConfig.model_validate({**values, **own}).model_dump_json()
+def tiny_settings() -> Config:
+    """The tests' settings."""
+    return tiny(YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text()))
+
+
+@functools.cache
+def reference() -> Reference:
+    """What compute_reference left."""
+    return Reference(FACTS, FEATURES, FEATURES, None, moments(FEATURES), 0.5)
 
 
 def report(
@@ -47,9 +71,11 @@ def report(
             "floor": floor, "better": better,
         }  # fmt: skip
 
-    sampling = json.loads(tiny_sampling() if config is None else config.sampling.model_dump_json())
+    config = config or tiny_settings()
+    ruler = ruler_of(config, reference(), config.sample.num_images, config.sample.seed)
+    other = {} if protocol == "a" else {"name": protocol}
     return {
-        "protocol": protocol_of({"name": protocol}, sampling),
+        "protocol": protocol_of({**ruler, **other}, json.loads(config.sampling.model_dump_json())),
         "evaluated_by": {"code_commit": "c" * 40, "is_dirty": False},
         "metrics": {
             FD: metric(distance, 0.1, 1.0, "lower"),
@@ -132,9 +158,45 @@ def make_artifacts(root: Path, config: Config, seed: int = 0, distance: float = 
     reference_dir = artifacts / "compute_reference" / "reference"
     reference_dir.mkdir(parents=True, exist_ok=True)
     (reference_dir / "drift.safetensors").write_bytes(b"features")
+    save_reference(reference_dir, FACTS, FEATURES, (FEATURES.clone(), None), 0.5)
     write_json(artifacts / "evaluate" / "metrics.json", report(distance, config=config))
     write_spread_between_seeds(root, config)
     return weights_sha256
+
+
+def write_verdict(root: Path, config: Config, champion: ModelVersion | None = None) -> None:
+    """artifacts/judge/verdict.json on the present bundle and report, by the product's own gate.
+
+    Args:
+        root: Top of the repository.
+        config: All settings.
+        champion: What it is compared with, by a report of distance 5; None = a first model.
+    """
+    bundle_dir = root / "artifacts" / "sample" / "bundle"
+    metrics_path = root / "artifacts" / "evaluate" / "metrics.json"
+    identity = read_identity(bundle_dir)
+    lineage = json.loads((bundle_dir / "lineage.json").read_text())
+    candidate = {"lineage": lineage, **json.loads(metrics_path.read_text())}
+    latency = Gain(0.0, 0.01, 20, is_paired=True)
+    made = judge(
+        candidate,
+        None if champion is None else report(5.0, config=config),
+        config.judge,
+        (NO_TREE_GATE, export_gate(root, identity.weights_sha256)),
+        Measurements(latency, spreads_for(read_seed_variance(root), recipe_of(config), "d.dir")),
+    )
+    present = None if champion is None else identity_of(root, champion)
+    values = {
+        **made.as_json(),
+        **asdict(identity),
+        "report_sha256": sha256_of_file(metrics_path),
+        "settings": config.judge.model_dump(mode="json"),
+        "champion": None if champion is None else champion.version,
+        "champion_weights_sha256": None if present is None else present.weights_sha256,
+        "champion_sampling_sha256": None if present is None else present.sampling_sha256,
+        "is_champion_itself": False,
+    }
+    write_json(root / "artifacts" / "judge" / "verdict.json", values)
 
 
 def read(root: Path, name: str) -> dict[str, Any]:

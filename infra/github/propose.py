@@ -67,14 +67,24 @@ def title(verdict: dict[str, Any]) -> str:
 
 
 def describe(verdict: dict[str, Any], registered: dict[str, Any]) -> str:
-    """The pull request's text: the verdict gate by gate, and what to do next."""
+    """The pull request's text: the verdict gate by gate, and what to do next.
+
+    Raises:
+        ProposalError: When a gate did not pass, or a record is not of its form.
+    """
     version = str(registered.get("version"))
     if not re.fullmatch(r"[0-9]{1,9}", version):
         raise ProposalError(f"registered.json names no version; got {version!r}")
     lines = [_finding(verdict["verdict"], version), ""]
     lines += ["| gate | passed | why |", "| --- | --- | --- |"]
-    for gate in parse_gates(verdict.get("gates", [])):
-        lines.append(f"| {gate.name} | {'yes' if gate.is_passed else 'no'} | {gate.reason} |")
+    gates = parse_gates(verdict.get("gates", []))
+    refusals = [gate.name for gate in gates if not gate.is_passed]
+    if refusals:
+        raise ProposalError(
+            f"the verdict is '{verdict['verdict']}', but did not pass: {', '.join(refusals)}"
+        )
+    for gate in gates:
+        lines.append(f"| {gate.name} | yes | {gate.reason} |")
     lines += ["", "Merging this makes its `dvc.lock` that of the main branch."]
     lines.append(_next_step(verdict["verdict"], version))
     return "\n".join(lines) + "\n"

@@ -109,10 +109,10 @@ def parse_gates(gates: object) -> list[Gate]:
     """The gates of a verdict; a text with unusual characters is replaced.
 
     Raises:
-        RecordError: When there are too many, or one has another form.
+        RecordError: When there are none or too many, or one has another form.
     """
-    if not isinstance(gates, list) or len(gates) > MAX_GATES:
-        raise RecordError(f"the verdict holds no list of at most {MAX_GATES} gates")
+    if not isinstance(gates, list) or not 0 < len(gates) <= MAX_GATES:
+        raise RecordError(f"the verdict holds no list of 1 to {MAX_GATES} gates")
     try:
         return [Gate(text(g["name"]), g["passed"] is True, text(g["reason"])) for g in gates]
     except (KeyError, TypeError) as error:

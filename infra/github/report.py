@@ -16,24 +16,28 @@ from PIL import Image, ImageDraw
 from infra.github.small_pipeline import run_small
 from vivero.config.paths import artifacts_dir, project_dir, work_dir
 from vivero.errors import ViveroError
+from vivero.evaluation.directions import better_of
 from vivero.files import read_json, write_json, write_whole
 from vivero.processes import run_program
+from vivero.registry.report_record import read_report_record
+from vivero.registry.verdict_record import read_verdict
 from vivero.tracking.git import resolve_commit
 
-FIELDS = ("value", "low", "high", "floor", "n", "better")
+FIELDS = ("value", "low", "high", "floor", "n")
 GAP_PX, TITLE_PX = 12, 20
 PAPER, INK = 255, 0
 
 
 def side(root: Path, clone: Path, revision: str) -> dict[str, Any]:
     """What the small pipeline said of one commit: its figures, stages' seconds and the verdict."""
-    metrics = read_json(artifacts_dir(clone, "evaluate") / "metrics.json")["metrics"]
+    report = read_report_record(artifacts_dir(clone, "evaluate") / "metrics.json")
     return {
         "commit": resolve_commit(root, revision),
-        "verdict": read_json(artifacts_dir(clone, "judge") / "verdict.json")["verdict"],
+        "verdict": read_verdict(artifacts_dir(clone, "judge") / "verdict.json").verdict,
         "seconds": read_json(work_dir(clone) / "experiment.json"),
         "metrics": {
-            name: {field: metric.get(field) for field in FIELDS} for name, metric in metrics.items()
+            name: {**{field: getattr(metric, field) for field in FIELDS}, "better": better_of(name)}
+            for name, metric in report.metrics.items()
         },
     }
 

@@ -182,10 +182,20 @@ def test_unusual_words_of_a_gate_are_not_shown():
         assert "(not shown: unusual characters)" in describe(verdict, {"version": "1"}), reason
 
 
-@pytest.mark.parametrize("gates", [{}, "x", [1], [{"name": "a"}], [GATE] * 101, None])
+@pytest.mark.parametrize("gates", [{}, "x", [], [1], [{"name": "a"}], [GATE] * 101, None])
 def test_gates_that_are_not_of_their_form_are_refused(gates: object):
     with pytest.raises(ProposalError, match="verdict"):
         describe({"verdict": "first", "gates": gates}, {"version": "1"})
+
+
+@pytest.mark.parametrize("passed", [False, None, 1, "true"])
+def test_a_verdict_that_contradicts_its_gates_is_not_proposed(checkout: Path, passed: object):
+    gates = [GATE, {**GATE, "name": "copies", "passed": passed}]
+    path = checkout.parent / "proposal" / "verdict.json"
+    path.write_text(json.dumps({"verdict": "promote", "gates": gates}))
+    with pytest.raises(ProposalError, match="is 'promote', but did not pass: copies"):
+        propose(checkout, path.parent, "42")
+    assert not calls(checkout)
 
 
 @pytest.mark.parametrize("name", ["verdict.json", "registered.json", "dvc.lock", "data.dvc"])

@@ -10,6 +10,7 @@ from PIL import Image
 from tests.model_versions import FD, make_artifacts, read, report
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
+from vivero.evaluation.protocol import BESIDE_THE_RULER, protocol_of
 from vivero.files import write_json
 from vivero.registry.versions import CHAMPION
 from vivero.stages import judge, register
@@ -109,6 +110,31 @@ def test_a_report_of_another_model_or_sampling_is_refused(
         found["protocol"]["name"] = "another"
     write_json(path, found)
     with pytest.raises(DataError, match="dvc repro"):
+        judge.run(tiny_config, root)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("compulsory", ["frechet_distance"]), ("code_sha256", "0" * 64), ("n", 5000)]
+)
+def test_a_protocol_of_other_data_settings_or_code_is_refused(
+    root: Path, tiny_config: Config, key: str, value: object
+):
+    """Its hashes are those of its values: only the present data, settings and code can tell."""
+    make_artifacts(root, tiny_config)
+    found = read(root, "evaluate/metrics.json")
+    ruler = {k: v for k, v in found["protocol"].items() if k not in BESIDE_THE_RULER}
+    found["protocol"] = protocol_of({**ruler, key: value}, found["protocol"]["sampling"])
+    write_json(root / "artifacts" / "evaluate" / "metrics.json", found)
+    with pytest.raises(DataError, match=rf"differs in: {key}\).*dvc repro -f -s evaluate"):
+        judge.run(tiny_config, root)
+
+
+def test_a_report_that_cannot_be_used_is_named(root: Path, tiny_config: Config):
+    make_artifacts(root, tiny_config)
+    found = read(root, "evaluate/metrics.json")
+    found["metrics"][FD] = None
+    write_json(root / "artifacts" / "evaluate" / "metrics.json", found)
+    with pytest.raises(DataError, match=rf"cannot be used .*{FD}.*dvc repro"):
         judge.run(tiny_config, root)
 
 

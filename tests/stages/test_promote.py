@@ -174,6 +174,12 @@ def test_a_verdict_against_another_champion_is_refused_whatever_it_was(
     assert champion(root) is None
 
 
+GATE = {
+    "name": "lineage", "passed": True, "value": None, "limit": None, "reason": "too far",
+    "kind": "limit",
+}  # fmt: skip
+
+
 def changed_verdict(root: Path, **values: object) -> None:
     path = root / "artifacts" / "judge" / "verdict.json"
     write_json(path, {**read(root, "judge/verdict.json"), **values})
@@ -186,9 +192,15 @@ def changed_verdict(root: Path, **values: object) -> None:
         ({"champion": "7"}, PromotionError, "expected version 7"),
         ({"champion": None, "champion_weights_sha256": None}, PromotionError, "expected nobody"),
         ({"is_champion_itself": True}, PromotionError, "out of date"),
-        ({"gates": [{"reason": "too far", "passed": False}]}, DataError, "contradicts.*too far"),
-        ({"gates": [{"reason": "open", "passed": None}]}, DataError, "contradicts itself"),
+        ({"champion_sampling_sha256": "f" * 64}, PromotionError, r"sampling ffffffffffff"),
+        ({"gates": [{**GATE, "passed": False}]}, DataError, "contradicts.*too far"),
+        ({"gates": [{**GATE, "passed": None}]}, DataError, "contradicts itself"),
+        ({"gates": [GATE]}, DataError, r"gates are missing: .*fd\..*\(superiority\).*vivero judge"),
+        ({"gates": []}, DataError, "cannot be used"),
         ({"gates": None}, DataError, "cannot be used"),
+        ({"verdict": "first"}, DataError, "its gates give 'promote'"),
+        ({"report_sha256": "f" * 64}, DataError, "other report .*vivero judge"),
+        ({"settings": {}}, DataError, "other settings .*vivero judge"),
     ],
 )
 def test_what_a_verdict_says_is_checked_against_the_registry(

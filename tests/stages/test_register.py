@@ -10,6 +10,7 @@ from tests.model_versions import make_artifacts, read
 from tests.services import Servers, empty_mlflow, rest_mlflow, servers  # noqa: F401
 from vivero.config.schema import Config
 from vivero.errors import DataError, TrackingError
+from vivero.files import sha256_of_file, write_json
 from vivero.registry.bundle import load_bundle
 from vivero.registry.lineage_trace import trace
 from vivero.registry.promotion import rollback
@@ -137,6 +138,42 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(
     (root / "artifacts" / missing).unlink()
     with pytest.raises(DataError, match=rf"{missing} is missing; run `{command}` first"):
         register.run(tiny_config, root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights_sha256": "f" * 64}, "other weights .*vivero judge"),
+        ({"sampling_sha256": "f" * 64}, "other settings of sampling .*vivero judge"),
+        ({"report_sha256": "f" * 64}, "other report .*vivero judge"),
+        ({"settings": {}}, "other settings .*vivero judge"),
+        ({"verdict": "promote"}, "its gates give 'first'.*vivero judge"),
+        ({"gates": []}, "gates.*vivero judge"),
+        ({"verdict": "great"}, "verdict.*vivero judge"),
+    ],
+)
+def test_a_verdict_on_something_else_registers_nothing(
+    root: Path, tiny_config: Config, changes: dict[str, object], said: str
+):
+    judged(root, tiny_config)
+    verdict = {**read(root, "judge/verdict.json"), **changes}
+    write_json(root / "artifacts" / "judge" / "verdict.json", verdict)
+    with pytest.raises(DataError, match=said):
+        register.run(tiny_config, root)
+    assert list_versions(root, "vivero") == []
+
+
+def test_the_report_of_another_model_registers_nothing(root: Path, tiny_config: Config):
+    judged(root, tiny_config)
+    metrics_path = root / "artifacts" / "evaluate" / "metrics.json"
+    lineage = {"weights_sha256": "f" * 64}
+    write_json(metrics_path, {**read(root, "evaluate/metrics.json"), "lineage": lineage})
+    verdict = read(root, "judge/verdict.json")
+    verdict["report_sha256"] = sha256_of_file(metrics_path)
+    write_json(root / "artifacts" / "judge" / "verdict.json", verdict)
+    with pytest.raises(DataError, match="report of another model"):
+        register.run(tiny_config, root)
+    assert list_versions(root, "vivero") == []
 
 
 def test_without_mlflow_it_says_so_quickly(

@@ -20,6 +20,7 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, project_dir, work_dir
 from vivero.config.variables import own_variables, variables_for_command
 from vivero.errors import ConfigError
+from vivero.evaluation.directions import better_of
 from vivero.files import read_json
 from vivero.processes import TUNING, run_in_group
 from vivero.training.supervision import PATIENCE_S
@@ -193,7 +194,7 @@ def _metric_table(report: dict[str, Any]) -> Table:
             f"{metric['low']:.4g} to {metric['high']:.4g}",
             "" if floor is None else f"{floor:.4g}",
             str(metric["n"]),
-            metric["better"],
+            better_of(name),
         )
     return table
 

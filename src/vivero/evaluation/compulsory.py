@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vivero.errors import NotComputableError
+from vivero.evaluation.directions import is_share
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ def compulsory_names(has_classes: bool) -> list[str]:
 def missing_metrics(report: Mapping[str, Any]) -> dict[str, str]:
     """Compulsory metrics that a report lacks, with the reason.
 
-    A report whose protocol has no list must have all of them.
+    The list of a protocol can add metrics, never remove one: only data without classes is exempt
+    from what needs classes. A report whose protocol has no list must have all of them.
     """
     known = {item.name: item for item in COMPULSORY}
-    listed = report["protocol"].get("compulsory") or list(known)
+    protocol = report["protocol"]
+    listed = protocol.get("compulsory") or list(known)
+    own = compulsory_names(has_classes=protocol.get("classifier_sha256") is not None)
     missing = {}
-    for name in listed:
+    for name in dict.fromkeys([*own, *listed]):
         item = known.get(name)
         if item is None:
             missing[name] = "this version of vivero does not know it"
@@ -66,8 +70,13 @@ def missing_metrics(report: Mapping[str, Any]) -> dict[str, str]:
     return missing
 
 
-def problem_of(metric: Mapping[str, Any]) -> str | None:
+def problem_of(name: str, metric: object) -> str | None:
     """Why the numbers of a metric cannot be used; None when they can."""
+    if not isinstance(metric, Mapping):
+        return "it is no record of numbers"
+    n = metric.get("n")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        return "its n is no whole number of at least 1"
     for key in NUMBERS:
         number = metric.get(key)
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -76,6 +85,8 @@ def problem_of(metric: Mapping[str, Any]) -> str | None:
             return f"its {key} is {number}"
         if key == "std_error" and number < 0:
             return f"its {key} is {number}, less than 0"
+        if key != "std_error" and is_share(name) and not 0 <= number <= 1:
+            return f"its {key} is {number}, which is no share"
     return None
 
 
@@ -86,14 +97,14 @@ def require_numbers(metrics: Mapping[str, Mapping[str, Any]]) -> None:
         NotComputableError: Names the first of them.
     """
     for name, metric in metrics.items():
-        problem = problem_of(metric)
+        problem = problem_of(name, metric)
         if problem is not None:
             raise NotComputableError(f"{name} cannot be used: {problem}")
 
 
 def without_unusable(report: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a report whose metrics are finite numbers; the others are `not_computed`."""
-    problems = {name: problem_of(metric) for name, metric in report["metrics"].items()}
+    problems = {name: problem_of(name, metric) for name, metric in report["metrics"].items()}
     reasons = {
         _group_of(name): f"{name} cannot be used: {problem}"
         for name, problem in problems.items()

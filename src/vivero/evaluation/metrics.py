@@ -108,9 +108,10 @@ def distance_metrics(features: Tensor, reference: Reference) -> tuple[Metrics, P
 
     ours, theirs = spread_over_cores(distances, _samples_and_held_out(features, reference))
     of_reference = frechet_influence(reference.features, moments(features))
+    floor = estimate_of(theirs[0])
     name = f"{frechet}.{suffix}"
     metrics = {
-        name: metric(estimate_of(ours[0]), "lower", source, estimate_of(theirs[0])),
+        name: metric(estimate_of(ours[0]), "lower", source, floor if floor.value > 0 else None),
         f"{kernel}.{suffix}": metric(ours[1], "lower", source, theirs[1]),
     }
     return metrics, {

@@ -112,7 +112,7 @@ def paired_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def unpaired_error(ours: float, theirs: float, num_ours: int, num_theirs: int) -> float:
-    """Standard error of a difference from the two errors alone, as if the models shared nothing.
+    """Standard error of a difference of shares from the two errors alone, as if nothing is shared.
 
     Two shares of 0 have errors of 0, which would be far too sure: no error is taken to be less
     than half an image's.

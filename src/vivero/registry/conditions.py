@@ -1,5 +1,6 @@
 """Gates about how a candidate was made: can a commit make it again, is its export the same?"""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from vivero.tracking.lineage import read_code_state
 STAGES = ("sample", "evaluate")
 JUDGED = ("artifacts/sample/bundle", "artifacts/evaluate/metrics.json")
 TREE, EXPORT = "clean tree", "export parity"
+UNREADABLE_PARITY = (
+    "artifacts/export has no readable parity.json; export again, or remove the folder"
+)
 CLEAN = "it was trained, evaluated and judged from a clean tree"
 
 
@@ -88,15 +92,13 @@ def export_gate(root: Path, weights_sha256: str | None) -> Gate:
             float(parity["tolerance"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return _condition(
-            EXPORT,
-            None,
-            "artifacts/export has no readable parity.json; export again, or remove the folder",
-        )
+        return _condition(EXPORT, None, UNREADABLE_PARITY)
     if of != weights_sha256:
         return _condition(
             EXPORT, None, "artifacts/export is of other weights; export again, or remove the folder"
         )
+    if not (math.isfinite(found) and math.isfinite(most)):
+        return _condition(EXPORT, None, UNREADABLE_PARITY)
     passed = found <= most
     said = f"the export differs by {found:.3g} at most, allowed {most:.3g}"
     return Gate(EXPORT, passed, found, most, said, "condition")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from vivero.config.paths import SEED_VARIANCE
 from vivero.config.schema import JudgeConfig
 from vivero.evaluation.comparison import holm_adjusted
+from vivero.evaluation.directions import better_of, is_share
 from vivero.evaluation.paired import Gain, add_seed_variance, paired_error, unpaired_error
 from vivero.evaluation.per_image import OF_REFERENCE
 from vivero.evaluation.spread import SeedSpreads
@@ -23,6 +24,15 @@ from vivero.evaluation.spread import SeedSpreads
 DISTANCES = ("fid.", "fd.")  # the primary figure: FID where Inception was at hand
 LATENCY = "latency"
 GateKind = Literal["limit", "condition", "superiority", "non-inferiority"]
+NOT_INFERIOR = {  # prefix of a figure, named as its margin, and the unit of that margin
+    "label_agreement.": "share",
+    "copied_share.": "share",
+    "near_equal_share.": "share",
+    "recall.": "share",
+    "coverage.": "share",
+    "unusable_share.": "share",
+    "denoising_loss.": "of champion",
+}
 MEASURE_SEEDS = "`vivero seeds 1 2 3 4 5 6 --name default`"
 POWER = 0.8
 
@@ -112,15 +122,18 @@ class Difference:
         return self.gain.is_measured and all(math.isfinite(bound) for bound in bounds)
 
     @property
+    def has_error(self) -> bool:
+        """Whether its error is known: 0 is, only where no image differs at all."""
+        return bool(self.gain.std_error) or (self.gain.is_paired and not self.gain.value)
+
+    @property
     def p_worse(self) -> float:
         """One-sided p-value of "worse by more than the margin"; 1 for what was not measured."""
         if not self.is_measured:
             return 1.0
         over = self.gain.value + self.margin
-        if not self.seeds.is_known:
+        if not self.seeds.is_known or not self.gain.std_error:
             return 1.0
-        if not self.gain.std_error:
-            return float(over >= 0)
         return self.gain.probability(over)
 
 
@@ -150,6 +163,17 @@ def difference_gates(
     )
 
 
+def compared_names(report: Mapping[str, Any]) -> list[tuple[str, GateKind]]:
+    """Name and kind of the gates that compare a report with a champion's."""
+    primary: list[tuple[str, GateKind]] = [
+        (name, "superiority") for name, _ in metrics_named(report, *DISTANCES)[:1]
+    ]
+    return [
+        *primary,
+        *((name, "non-inferiority") for name, _ in metrics_named(report, *NOT_INFERIOR)),
+    ]
+
+
 def differences(
     candidate: Mapping[str, Any],
     champion: Mapping[str, Any],
@@ -165,15 +189,8 @@ def differences(
             said = _said(primary, candidate, champion)
             yield Difference(primary, gain, 0.0, "distance", said, least, seeds)
     margins = config.margins
-    for prefix, margin, unit in (
-        ("label_agreement.", margins.label_agreement, "share"),
-        ("copied_share.", margins.copied_share, "share"),
-        ("near_equal_share.", margins.near_equal_share, "share"),
-        ("recall.", margins.recall, "share"),
-        ("coverage.", margins.coverage, "share"),
-        ("unusable_share.", margins.unusable_share, "share"),
-        ("denoising_loss.", margins.denoising_loss, "of champion"),
-    ):
+    for prefix, unit in NOT_INFERIOR.items():
+        margin = float(getattr(margins, prefix.rstrip(".")))
         for name, _ in metrics_named(candidate, prefix):
             if name in champion["metrics"]:
                 scale = abs(champion["metrics"][name]["value"]) if unit == "of champion" else 1.0
@@ -217,11 +234,12 @@ def gain_of(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]
     """How much better the candidate's figure is; its error by image where both reports allow."""
     ours, theirs = candidate["metrics"][name], champion["metrics"][name]
     value = theirs["value"] - ours["value"]
-    if ours.get("better", _better(name)) == "higher":
+    if better_of(name) == "higher":
         value = -value
     rows = _pair(name, candidate, champion)
     if rows is None:
-        error = unpaired_error(ours["std_error"], theirs["std_error"], ours["n"], theirs["n"])
+        errors, counts = (ours["std_error"], theirs["std_error"]), (ours["n"], theirs["n"])
+        error = unpaired_error(*errors, *counts) if is_share(name) else math.hypot(*errors)
         return Gain(value, error, ours["n"], is_paired=False)
     error = paired_error(*rows)
     of_reference = _pair(name + OF_REFERENCE, candidate, champion)
@@ -264,6 +282,8 @@ def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
     if p_worse <= (1 - config.confidence) / 2:
         passed = False
         found = "worse beyond chance" + (" and margin" if difference.least is None else "")
+    if not difference.has_error:
+        passed, found = None, "cannot be decided, because the standard error is 0"
     if not difference.seeds.is_known:
         passed, found = None, "the variance between seeds is not known"
     reason = (
@@ -272,7 +292,7 @@ def _gate(difference: Difference, p_worse: float, config: JudgeConfig) -> Gate:
     )
     if not difference.seeds.is_known:
         reason += f". {difference.seeds.note}: run {MEASURE_SEEDS}, commit the file, judge again"
-    elif difference.least is not None and passed is None:
+    elif difference.least is not None and passed is None and gain.std_error:
         seen = (gain.quantile(1 - level) + gain.quantile(POWER)) * gain.std_error
         reason += f". A true gain of {seen:.3g} would be found in {POWER:.0%} of such comparisons"
     return Gate(
@@ -327,10 +347,6 @@ def _how(difference: Difference) -> str:
     how = "image by image" if difference.gain.is_paired else "unpaired: a report lacks the values"
     is_told = difference.seeds.is_known and difference.seeds.note
     return f"{how}; {difference.seeds.note}" if is_told else how
-
-
-def _better(name: str) -> str:
-    return "higher" if name.startswith(("label_agreement.", "recall.", "coverage.")) else "lower"
 
 
 def _said(name: str, candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> str:

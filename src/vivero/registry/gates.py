@@ -18,6 +18,7 @@ from vivero.evaluation.compulsory import (
     missing_metrics,
     without_unusable,
 )
+from vivero.integrity.records import shown
 from vivero.registry.differences import (
     DISTANCES,
     LATENCY,
@@ -29,6 +30,7 @@ from vivero.registry.differences import (
 
 VerdictName = Literal["first", "promote", "champion", "hold", "reject"]
 NOTHING_MEASURED = Measurements()
+MAX_REASON_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"verdict": self.verdict, "gates": [asdict(gate) for gate in self.gates]}
+        gates = [
+            {**asdict(gate), "reason": shown(gate.reason, MAX_REASON_CHARACTERS)}
+            for gate in self.gates
+        ]
+        return {"verdict": self.verdict, "gates": gates}
 
 
 def judge(
@@ -96,10 +102,15 @@ def judge(
     return Verdict(_verdict(gates, "promote"), gates)
 
 
-def _verdict(gates: Sequence[Gate], otherwise: VerdictName) -> VerdictName:
-    if any(gate.passed is False for gate in gates):
+def verdict_name(passed: Sequence[bool | None], otherwise: VerdictName) -> VerdictName:
+    """What follows from the gates; otherwise: where all of them pass."""
+    if any(found is False for found in passed):
         return "reject"
-    return "hold" if any(gate.passed is None for gate in gates) else otherwise
+    return "hold" if any(found is None for found in passed) else otherwise
+
+
+def _verdict(gates: Sequence[Gate], otherwise: VerdictName) -> VerdictName:
+    return verdict_name([gate.passed for gate in gates], otherwise)
 
 
 def limit_gates(report: Mapping[str, Any], config: JudgeConfig) -> tuple[Gate, ...]:
@@ -169,7 +180,7 @@ def _over_floor_gates(report: Mapping[str, Any], prefix: str, least: float) -> l
 def _ratio_to_floor(metric: Mapping[str, Any]) -> float | None:
     """The value over its floor; None without a floor that can be divided by."""
     floor = metric.get("floor")
-    if not isinstance(floor, int | float) or not 0 < floor < math.inf:
+    if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 < floor < math.inf:
         return None
     return float(metric["value"] / floor)
 

@@ -11,9 +11,15 @@ from pathlib import Path
 
 from vivero.config.schema import PromoteConfig
 from vivero.errors import PromotionError
+from vivero.integrity.records import shown
 from vivero.registry.check_model import check_in_clean_process
 from vivero.registry.moves import Event, history, make_move, new_event, take_turn
 from vivero.registry.verdict_page import LETS_PASS
+from vivero.registry.verdict_record import (
+    VerdictRecord,
+    registered_verdict,
+    require_present_champion,
+)
 from vivero.registry.versions import (
     CHAMPION,
     PREVIOUS,
@@ -25,6 +31,7 @@ from vivero.registry.versions import (
 from vivero.tracking.store import store_lock
 
 ANY_CHAMPION = "any"
+MAX_VERDICT_CHARACTERS = 20
 
 
 @dataclass(frozen=True)
@@ -78,21 +85,46 @@ def promote(root: Path, request: Request, config: PromoteConfig) -> Event | None
 def promote_by_hand(
     root: Path, request: Request, config: PromoteConfig, force: bool
 ) -> Event | None:
-    """`promote` for a person: a version that the gate refused needs force.
+    """`promote` for a person: a version without a valid verdict that lets it pass needs force.
+
+    The verdict is the signed one among the version's files; what the registry's tags say is shown
+    in lists and decides nothing.
 
     Raises:
-        PromotionError: Also when the gate's verdict on the version was hold or reject.
+        PromotionError: Also when the gate's verdict on the version was hold or reject, was made
+            against another champion, or is not among the signed files.
+        DataError: When the verdict is not about this version, or contradicts itself.
     """
     version = find_version(root, f"models:/{request.name}/{request.version}")
-    verdict = version.tags.get("vivero.verdict", "unknown")
-    if verdict not in LETS_PASS and not force:
+    if force:
+        said = shown(version.tags.get("vivero.verdict", "unknown"), MAX_VERDICT_CHARACTERS)
+        why = f"{request.why} (forced; the verdict was '{said}')"
+        return promote(root, replace(request, why=why), config)
+    if CHAMPION in version.aliases:
+        return promote(root, request, config)  # completes an interrupted move
+    verdict = _verdict_that_lets_pass(root, version)
+    if request.expected_champion == ANY_CHAMPION:
+        request = replace(request, expected_champion=verdict.champion)
+    return promote(root, request, config)
+
+
+def _verdict_that_lets_pass(root: Path, version: ModelVersion) -> VerdictRecord:
+    verdict = registered_verdict(root, version)
+    end = "The champion is unchanged; --force promotes it all the same, and is recorded"
+    what = f"version {version.version} of '{version.name}'"
+    if verdict is None:
         raise PromotionError(
-            f"the gate's verdict on version {request.version} of '{request.name}' was '{verdict}': "
-            f"{version.tags.get('vivero.reasons', 'no reasons recorded')}. The champion is "
-            f"unchanged; --force promotes it all the same, and is recorded"
+            f"{what} was not judged: it has no verdict among its signed files. Run `vivero judge` "
+            f"and `vivero register` where its artifacts/ are. {end}"
         )
-    forced = f" (forced; the verdict was '{verdict}')" if force else ""
-    return promote(root, replace(request, why=request.why + forced), config)
+    if verdict.verdict not in LETS_PASS:
+        raise PromotionError(
+            f"the gate's verdict on {what} was '{verdict.verdict}': "
+            f"{'; '.join(verdict.open_reasons)}. {end}"
+        )
+    again = f"run `vivero judge` and `vivero register` where its artifacts/ are. {end}"
+    require_present_champion(root, version.name, verdict, again)
+    return verdict
 
 
 def rollback(

@@ -20,10 +20,12 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from vivero.config.environment import tracking_uri
-from vivero.errors import BundleError
-from vivero.files import read_json, sha256_of_file
+from vivero.errors import BundleError, SignatureNeededError
+from vivero.files import sha256_of_file
 from vivero.registry.bundle import Bundle, Identity, load_bundle
-from vivero.registry.signed_uploads import add_signed_report, sign_version
+from vivero.registry.report_record import read_report_record
+from vivero.registry.signed_uploads import add_signed_report, add_signed_verdict, sign_version
+from vivero.registry.verdict_record import read_verdict, require_verdict_on
 from vivero.registry.versions import (
     CHAMPION,
     SAMPLING_TAG,
@@ -56,7 +58,7 @@ class Candidate:
         bundle_dir: The bundle.
         metrics_path: Its report, evaluate's metrics.json.
         drift_reference_path: Real images' features for drift; may be absent.
-        verdict: The gate's verdict, as JSON values.
+        verdict_path: The gate's verdict on this model and report, verdict.json.
         card_path: The model card with its figures, MODEL_CARD.md.
         run_id: The training's MLflow run.
         model_id: The LoggedModel that the training announced; None to make one.
@@ -66,7 +68,7 @@ class Candidate:
     bundle_dir: Path
     metrics_path: Path
     drift_reference_path: Path
-    verdict: dict[str, Any]
+    verdict_path: Path
     card_path: Path
     run_id: str
     model_id: str | None
@@ -82,7 +84,7 @@ class Candidate:
     def files(self) -> list[Path]:
         """Files and folders of the version; each keeps its name."""
         optional = [path for path in [self.drift_reference_path] if path.exists()]
-        return [self.bundle_dir, self.card_path, *self.report_files, *optional]
+        return [self.bundle_dir, self.card_path, self.verdict_path, *self.report_files, *optional]
 
 
 def register_version(root: Path, name: str, candidate: Candidate) -> tuple[ModelVersion, bool]:
@@ -94,8 +96,12 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
     Raises:
         TrackingError: When MLflow cannot be reached or refuses.
         BundleError: When the bundle is damaged.
+        DataError: When the report cannot be used, or the verdict is about another model or report.
     """
     bundle = load_bundle(candidate.bundle_dir)
+    read_report_record(candidate.metrics_path)
+    verdict = read_verdict(candidate.verdict_path)
+    require_verdict_on(verdict, bundle.identity, candidate.metrics_path)
     client = open_client(root)
     with refusals(tracking_uri(root)), store_lock(root):
         version = _one_version(client, root, name, bundle.identity)
@@ -105,8 +111,7 @@ def register_version(root: Path, name: str, candidate: Candidate) -> tuple[Model
         _complete(client, root, version, candidate)
         version = find_number(root, name, version.version)  # with the signature that it has now
         if not is_new:
-            add_signed_report(root, client, version, candidate.report_files)
-            _update_verdict(client, version, candidate.verdict)
+            _update_evidence(root, client, version, candidate)
     return find_number(root, name, version.version), is_new
 
 
@@ -140,7 +145,7 @@ def _make_version(
     if not client.search_registered_models(filter_string=f"name = {quoted(name)}"):
         _make_model(client, name)
     model_id = _log_model(client, candidate, bundle)
-    protocol_hash = read_json(candidate.metrics_path)["protocol"]["hash"]
+    protocol_hash = read_report_record(candidate.metrics_path).protocol.hash
     tags = {
         **_tags(candidate, bundle.identity, bundle.lineage.values()),
         report_tag(protocol_hash): sha256_of_file(candidate.metrics_path),
@@ -200,7 +205,7 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
     if has_files:  # a kill came before the version was made
         return model_id
     artifacts = {path.stem: str(path) for path in candidate.files}
-    metrics = read_json(candidate.metrics_path)["metrics"]
+    metrics = read_report_record(candidate.metrics_path).metrics
     run_key = register_run_key(bundle.identity.weights_sha256, bundle.identity.sampling_sha256)
     child_id = find_run(client, run.experiment_id, run_key)
     if child_id and _made(client, child_id, model_id):
@@ -224,7 +229,7 @@ def _log_model(client: Any, candidate: Candidate, bundle: Bundle) -> str:
             model_id=model_id,
         )
         mlflow.log_metrics(
-            {key: metric["value"] for key, metric in metrics.items()}, model_id=model_id
+            {key: metric.value for key, metric in metrics.items()}, model_id=model_id
         )
     client.set_logged_model_tags(model_id, _identity_tags(bundle.identity))
     return model_id
@@ -278,23 +283,40 @@ def _shortened(card: str) -> str:
     return card[: MAX_DESCRIPTION_LETTERS - len(note)].rpartition("\n")[0] + note
 
 
-def _update_verdict(client: Any, version: ModelVersion, verdict: dict[str, Any]) -> None:
-    """The last verdict counts, but a champion's comparison with itself says nothing new."""
-    if CHAMPION in version.aliases:
-        return
-    for key, value in _verdict_tags(verdict).items():
+def _update_evidence(root: Path, client: Any, version: ModelVersion, candidate: Candidate) -> None:
+    """Store a new report and verdict; where another process signs, both are asked for at once.
+
+    The last verdict counts, but a champion's comparison with itself says nothing new.
+    """
+    is_champion = CHAMPION in version.aliases
+    verdict_files = [] if is_champion else [candidate.verdict_path, candidate.metrics_path]
+    waiting = None
+    for add, files in (
+        (add_signed_report, candidate.report_files),
+        (add_signed_verdict, verdict_files),
+    ):
+        try:
+            if files:
+                add(root, client, version, files)
+        except SignatureNeededError as error:
+            waiting = error
+    if waiting is not None:
+        raise waiting
+    for key, value in ({} if is_champion else _verdict_tags(candidate)).items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def _verdict_tags(verdict: dict[str, Any]) -> dict[str, str]:
-    reasons = "; ".join(gate["reason"] for gate in verdict["gates"])
-    return {"vivero.verdict": verdict["verdict"], "vivero.reasons": reasons[:MAX_TAG_LETTERS]}
+def _verdict_tags(candidate: Candidate) -> dict[str, str]:
+    """What lists of versions show; a promotion reads the signed verdict.json."""
+    verdict = read_verdict(candidate.verdict_path)
+    reasons = "; ".join(gate.reason for gate in verdict.gates)
+    return {"vivero.verdict": verdict.verdict, "vivero.reasons": reasons[:MAX_TAG_LETTERS]}
 
 
 def _tags(candidate: Candidate, identity: Identity, lineage: dict[str, Any]) -> dict[str, str]:
     known = {f"vivero.lineage.{key}": str(v) for key, v in lineage.items() if v is not None}
-    return {**_identity_tags(identity), **_verdict_tags(candidate.verdict), **known}
+    return {**_identity_tags(identity), **_verdict_tags(candidate), **known}
 
 
 def _identity_tags(identity: Identity) -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from vivero.config.environment import read_environment
 from vivero.errors import BundleError
-from vivero.files import read_json, sha256_of_file
+from vivero.files import sha256_of_file
 from vivero.registry.keys import signing_key, trusted_keys
+from vivero.registry.report_record import read_report_record
 from vivero.registry.signatures import (
     RECORD_NAME,
     REPORTS_DIR,
@@ -25,6 +26,7 @@ from vivero.registry.signatures import (
     sign_folder,
 )
 from vivero.registry.signing_requests import copy_files, signed_copies
+from vivero.registry.verdict_record import VERDICT_KEY, verdict_folder
 from vivero.registry.versions import (
     SIGNATURE_TAG,
     ModelVersion,
@@ -71,7 +73,7 @@ def add_signed_report(
         files: metrics.json and what belongs to it.
     """
     metrics_path = next(path for path in files if path.name == "metrics.json")
-    protocol_hash = read_json(metrics_path)["protocol"]["hash"]
+    protocol_hash = read_report_record(metrics_path).protocol.hash
     tag = report_tag(protocol_hash)
     if _is_stored(root, version, files, protocol_hash):
         return
@@ -80,6 +82,26 @@ def add_signed_report(
     upload = _Upload(version.model_id, place, with_files=True)
     sha256 = _sign_and_send(root, client, files, record, upload)
     client.set_model_version_tag(version.name, version.version, tag, sha256)
+
+
+def add_signed_verdict(
+    root: Path, client: Any, version: ModelVersion, files: Sequence[Path]
+) -> None:
+    """Keep the last verdict on a version with its signed files; an equal one stays.
+
+    Args:
+        root: Top of the repository.
+        client: Of MLflow.
+        version: Whose verdict it is.
+        files: verdict.json and the metrics.json that it is about.
+    """
+    folder = verdict_folder(root, version)
+    if folder is not None and _are_same(folder, files):
+        return
+    record = new_record(version.name, version.version, version.weights_sha256, VERDICT_KEY)
+    place = f"artifacts/{REPORTS_DIR}/{report_name(VERDICT_KEY)}"
+    sha256 = _sign_and_send(root, client, files, record, _Upload(version.model_id, place, True))
+    client.set_model_version_tag(version.name, version.version, report_tag(VERDICT_KEY), sha256)
 
 
 def _is_stored(
@@ -93,14 +115,18 @@ def _is_stored(
         return False
     if folder is None:
         return False
-    is_same = all(
+    is_same = _are_same(folder, files)
+    if not is_same:
+        log.info("version %s gets a new report under a known protocol", version.version)
+    return is_same
+
+
+def _are_same(folder: Path, files: Sequence[Path]) -> bool:
+    return all(
         (folder / path.name).is_file()
         and sha256_of_file(folder / path.name) == sha256_of_file(path)
         for path in files
     )
-    if not is_same:
-        log.info("version %s gets a new report under a known protocol", version.version)
-    return is_same
 
 
 @dataclass(frozen=True)

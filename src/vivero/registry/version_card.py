@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vivero.evaluation.directions import better_of
 from vivero.registry.card import code
 
 UNKNOWN, NONE = "unknown", "none"
@@ -212,7 +213,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     lines = [
         f"| {code(key)} | {_digits(m.get('value'))} | {_digits(m.get('low'))} to "
         f"{_digits(m.get('high'))} | {_digits(m.get('floor'))} | {m.get('n', '')} "
-        f"| {m.get('better', '')} |"
+        f"| {better_of(key)} |"
         for key, m in metrics.items()
     ]
     head = ["| figure | value | interval | floor | n | better |", "| --- " * 6 + "|"]

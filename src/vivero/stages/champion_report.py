@@ -24,6 +24,7 @@ from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json
 from vivero.registry.bundle import Bundle, load_bundle
 from vivero.registry.gates import ruler_hash
 from vivero.registry.own_images import own_spec
+from vivero.registry.report_record import read_report_record
 from vivero.registry.versions import ModelVersion, bring_here, report_folder
 from vivero.stages.evaluate import METRICS_NAME, evaluate_model, open_exhibit, ruler_of
 from vivero.stages.sample import labels_in_turn, make_images
@@ -50,7 +51,8 @@ def champion_report(
 
     Raises:
         BundleError: When the champion's files are not those that were registered.
-        DataError: When the candidate was evaluated by other settings or code than the present ones.
+        DataError: When the champion's report cannot be used, or the candidate was evaluated by
+            other settings or code than the present ones.
     """
     bundle = load_bundle(bring_here(root, champion) / "bundle")
     name = protocol_hash(ruler_hash(candidate), bundle.sampling_defaults)
@@ -62,7 +64,8 @@ def champion_report(
         except NotComputableError as error:
             folder, why = report_folder(root, champion), str(error)
     assert folder is not None, "a version has the report it was registered with"  # noqa: S101
-    report = dict(read_json(folder / METRICS_NAME))
+    advice = f"make version {champion.version} again, or decide by hand (`vivero promote --force`)"
+    report = read_report_record(folder / METRICS_NAME, advice).values()
     report["per_image"] = per_image_beside(folder, report, champion.weights_sha256)
     return report if why is None else {**report, "not_evaluated_again": why}
 

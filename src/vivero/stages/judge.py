@@ -15,18 +15,22 @@ from vivero.config.load import load_config
 from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError
-from vivero.evaluation.protocol import require_protocol
+from vivero.evaluation.protocol import BESIDE_THE_RULER, require_protocol
+from vivero.evaluation.reference import load_reference
 from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from vivero.integrity.entry import verified
+from vivero.integrity.records import shown
 from vivero.processes import run_stage
 from vivero.registry.bundle import Identity, load_bundle, read_identity
 from vivero.registry.conditions import NO_TREE_GATE, export_gate, tree_gate
 from vivero.registry.differences import Gate, Measurements
 from vivero.registry.gates import Verdict, judge
 from vivero.registry.latency import Latency, measured_latency
+from vivero.registry.report_record import EVALUATE_AGAIN, read_report_record
 from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
 from vivero.registry.verdict_page import LETS_PASS, MARKS, verdict_markdown
 from vivero.registry.verdict_plot import plot_verdict
+from vivero.registry.verdict_record import read_verdict
 from vivero.registry.versions import (
     CHAMPION,
     ModelVersion,
@@ -35,6 +39,7 @@ from vivero.registry.versions import (
     identity_of,
 )
 from vivero.stages.champion_report import champion_report, per_image_beside
+from vivero.stages.evaluate import METRICS_NAME, ruler_of
 from vivero.tracking.lineage import read_code_state
 
 log = logging.getLogger(__name__)
@@ -44,11 +49,13 @@ def run(config: Config, root: Path) -> Verdict:
     """Judge artifacts/evaluate; leave verdict.json, .md and .png in artifacts/judge."""
     started_at = time.monotonic()
     candidate = read_report(root)
+    _require_present_ruler(config, root, candidate["protocol"])
     lineage = candidate.get("lineage") or {}
     champion = find_alias(root, config.registration.model_name, CHAMPION)
     identity = read_identity(served_bundle_dir(root))
     weights_sha256 = identity.weights_sha256
-    is_champion_itself = champion is not None and identity_of(root, champion) == identity
+    present = None if champion is None else identity_of(root, champion)
+    is_champion_itself = present == identity
     conditions = (
         _tree_gate(config, root, candidate, is_champion_itself),
         export_gate(root, weights_sha256),
@@ -72,7 +79,7 @@ def run(config: Config, root: Path) -> Verdict:
     )
     basis = {
         **asdict(identity),
-        "report_sha256": sha256_of_file(artifacts_dir(root, "evaluate") / "metrics.json"),
+        "report_sha256": sha256_of_file(artifacts_dir(root, "evaluate") / METRICS_NAME),
         "settings": config.judge.model_dump(mode="json"),
     }
     folder = artifacts_dir(root, "judge")
@@ -84,7 +91,8 @@ def run(config: Config, root: Path) -> Verdict:
                 **verdict.as_json(),
                 **basis,
                 "champion": None if champion is None else champion.version,
-                "champion_weights_sha256": None if champion is None else champion.weights_sha256,
+                "champion_weights_sha256": None if present is None else present.weights_sha256,
+                "champion_sampling_sha256": None if present is None else present.sampling_sha256,
                 "is_champion_itself": is_champion_itself,
                 "latency_ms": None
                 if latency is None
@@ -107,6 +115,30 @@ def _tree_gate(config: Config, root: Path, report: dict[str, Any], is_champion: 
     return tree_gate(root, made_by)
 
 
+def _require_present_ruler(config: Config, root: Path, protocol: Mapping[str, Any]) -> None:
+    """Refuse a report that other data, settings or code made than the present ones.
+
+    The packages are those of the machine that evaluated: they are in the hash of the ruler, but
+    another machine may judge.
+
+    Raises:
+        DataError: It names what differs.
+    """
+    reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")
+    expected = ruler_of(config, reference, config.sample.num_images, config.sample.seed)
+    differs = sorted(
+        name
+        for name in (expected.keys() | protocol.keys()) - {*BESIDE_THE_RULER, "packages"}
+        if sha256_of_json(protocol.get(name)) != sha256_of_json(expected.get(name))
+    )
+    if differs:
+        raise DataError(
+            f"artifacts/evaluate/metrics.json was not made with the present data, settings and "
+            f"code of the evaluation (its protocol differs in: {shown(', '.join(differs))}); "
+            f"{EVALUATE_AGAIN}, then `vivero judge`"
+        )
+
+
 def _stands(folder: Path, basis: Mapping[str, Any], verdict: Verdict) -> bool:
     """Whether verdict.json is the one that let the champion pass, and no gate says otherwise now.
 
@@ -116,9 +148,12 @@ def _stands(folder: Path, basis: Mapping[str, Any], verdict: Verdict) -> bool:
         verdict: The present one, of limits and conditions alone.
     """
     path = folder / "verdict.json"
-    found = read_json(path) if path.exists() else {}
-    if found.get("verdict") not in LETS_PASS:
+    try:
+        if read_verdict(path).verdict not in LETS_PASS:
+            return False
+    except DataError:  # there is none, or another version of vivero wrote it
         return False
+    found = read_json(path)
     is_same = all(found.get(key) == value for key, value in basis.items())
     alone = [gate for gate in verdict.as_json()["gates"] if gate["name"] != "champion"]
     return is_same and all(gate in found["gates"] for gate in alone)
@@ -164,12 +199,13 @@ def read_report(root: Path) -> dict[str, Any]:
     """What `evaluate` found.
 
     Raises:
-        DataError: When it has not run, or its report is not of the model as it is served.
+        DataError: When it has not run, or its report cannot be used, or is not of the model as it
+            is served.
     """
-    path = artifacts_dir(root, "evaluate") / "metrics.json"
+    path = artifacts_dir(root, "evaluate") / METRICS_NAME
     if not path.exists():
         raise DataError(f"{path.relative_to(root)} is missing; run `dvc repro evaluate` first")
-    report = dict(read_json(path))
+    report = read_report_record(path).values()
     lineage_path = served_bundle_dir(root) / "lineage.json"
     if "lineage" not in report and lineage_path.exists():
         report["lineage"] = read_json(lineage_path)

@@ -19,11 +19,12 @@ from vivero.errors import PromotionError, ViveroError
 from vivero.evaluation.per_image import PER_IMAGE_NAME
 from vivero.evaluation.protocol import protocol_hash
 from vivero.evaluation.reference import load_reference
-from vivero.files import read_json, sha256_of_json
+from vivero.files import sha256_of_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
 from vivero.registry.bundle import load_bundle
 from vivero.registry.differences import DISTANCES, metrics_named
+from vivero.registry.report_record import read_report_record
 from vivero.registry.signed_uploads import add_signed_report
 from vivero.registry.versions import (
     CHAMPION,
@@ -59,7 +60,7 @@ def run(config: Config, root: Path) -> str:
     bundle = load_bundle(bring_here(root, champion) / "bundle")
     judged = report_folder(root, champion)
     assert judged is not None, "a version has the report it was registered with"  # noqa: S101
-    protocol = dict(read_json(judged / METRICS_NAME)["protocol"])
+    protocol = read_report_record(judged / METRICS_NAME).values()["protocol"]
     num_images = config.sample.num_images
     reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")
     ruler = ruler_of(config, reference, num_images, config.sample.seed)
@@ -72,7 +73,7 @@ def run(config: Config, root: Path) -> str:
         or kept_evaluation(root, champion, protocol_name)
         or evaluate_version(config, root, champion, bundle, (num_images, seed))
     )
-    recorded = _recorded(read_json(folder / METRICS_NAME))
+    recorded = _recorded(read_report_record(folder / METRICS_NAME).values())
     client = open_client(root)
     with refusals(tracking_uri(root)), store_lock(root):
         add_signed_report(root, client, champion, [folder / METRICS_NAME, folder / PER_IMAGE_NAME])

@@ -5,20 +5,30 @@ A refusal is a result, not a failure: it says which gate, by how much, and leave
 
 import logging
 import time
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vivero.config.load import load_config
-from vivero.config.paths import PARAMS, artifacts_dir
+from vivero.config.paths import PARAMS, artifacts_dir, served_bundle_dir
 from vivero.config.schema import Config
 from vivero.errors import DataError, PromotionError
 from vivero.files import read_json, sha256_of_json, write_json
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
+from vivero.registry.bundle import read_identity
 from vivero.registry.promotion import Request, promote, withdrawal
 from vivero.registry.verdict_page import LETS_PASS
-from vivero.registry.versions import CHAMPION, find_alias, find_number
+from vivero.registry.verdict_record import (
+    METRICS_NAME,
+    VERDICT_NAME,
+    VerdictRecord,
+    read_verdict,
+    require_present_champion,
+    require_verdict_follows,
+    require_verdict_on,
+)
+from vivero.registry.versions import CHAMPION, find_number, identity_of
+from vivero.stages.judge import read_report
 from vivero.stages.measure_champion import measure_after_promotion
 
 JUDGE_AGAIN = "run `vivero judge`, `vivero register`, then `vivero promote` again"
@@ -28,36 +38,6 @@ IDENTITY = ("weights_sha256", "sampling_sha256")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RecordedVerdict:
-    """What artifacts/judge/verdict.json says.
-
-    Attributes:
-        verdict: The verdict's name.
-        gates: The gates, as JSON values.
-        weights_sha256: Of the weights that were judged.
-        sampling_sha256: Of the settings of sampling that they were judged with.
-        champion: Version that was champion then; None = there was none.
-        champion_weights_sha256: Of that version; None likewise.
-        is_champion_itself: Whether the judged model was the champion itself.
-        sha256: Of the whole file's content, for the record.
-    """
-
-    verdict: str
-    gates: list[dict[str, Any]]
-    weights_sha256: str
-    sampling_sha256: str
-    champion: str | None
-    champion_weights_sha256: str | None
-    is_champion_itself: bool
-    sha256: str
-
-    @property
-    def open_reasons(self) -> list[str]:
-        """Reasons of the gates that did not pass."""
-        return [gate["reason"] for gate in self.gates if gate["passed"] is not True]
-
-
 def run(config: Config, root: Path) -> bool:
     """Act on artifacts/judge/verdict.json; leave artifacts/promote/promotion.json.
 
@@ -65,13 +45,15 @@ def run(config: Config, root: Path) -> bool:
         Whether the candidate is champion now.
 
     Raises:
-        DataError: When the verdict and the registered version are of different weights.
+        DataError: When the verdict is of other weights than the registered version, of another
+            report or other settings than the present ones, or contradicts itself.
         PromotionError: When the registry contradicts the verdict.
     """
     started_at = time.monotonic()
-    verdict = _read_verdict(root)
+    _read(root, "judge", VERDICT_NAME)
+    verdict = read_verdict(artifacts_dir(root, "judge") / VERDICT_NAME)
     registered = _read(root, "register", "registered.json")
-    if (verdict.weights_sha256, verdict.sampling_sha256) != tuple(map(registered.get, IDENTITY)):
+    if verdict.identity != tuple(map(registered.get, IDENTITY)):
         raise DataError(
             "the verdict in artifacts/judge is about other weights or settings of sampling than "
             "those registered; "
@@ -95,10 +77,16 @@ def run(config: Config, root: Path) -> bool:
     return is_promoted
 
 
-def _outcome(config: Config, root: Path, verdict: RecordedVerdict, number: str) -> tuple[bool, str]:
+def _outcome(config: Config, root: Path, verdict: VerdictRecord, number: str) -> tuple[bool, str]:
     name = config.registration.model_name
     if _is_champion(root, name, verdict, number):
         return True, f"version {number} of '{name}' is the champion already"
+    require_verdict_on(
+        verdict,
+        read_identity(served_bundle_dir(root)),
+        artifacts_dir(root, "evaluate") / METRICS_NAME,
+    )
+    require_verdict_follows(verdict, read_report(root), config.judge)
     if verdict.verdict not in LETS_PASS:
         return False, (
             f"version {number} of '{name}' was not promoted ({verdict.verdict}): "
@@ -111,8 +99,9 @@ def _outcome(config: Config, root: Path, verdict: RecordedVerdict, number: str) 
             f"{withdrawn.at} ({withdrawn.why}). The champion is unchanged; "
             f"`vivero promote {number}` brings it back by hand"
         )
-    why = "; ".join(gate["reason"] for gate in verdict.gates)
-    request = Request(name, number, verdict.champion, why, verdict.sha256)
+    why = "; ".join(gate.reason for gate in verdict.gates)
+    sha256 = sha256_of_json(_read(root, "judge", VERDICT_NAME))
+    request = Request(name, number, verdict.champion, why, sha256)
     event = promote(root, request, config.promote)
     if event is None:
         return True, f"version {number} of '{name}' is the champion already"
@@ -120,64 +109,29 @@ def _outcome(config: Config, root: Path, verdict: RecordedVerdict, number: str) 
     return True, f"version {number} of '{name}' is champion now{former}"
 
 
-def _is_champion(root: Path, name: str, verdict: RecordedVerdict, number: str) -> bool:
+def _is_champion(root: Path, name: str, verdict: VerdictRecord, number: str) -> bool:
     """Whether the registry says that the judged version is the champion now.
 
     Raises:
-        PromotionError: When the version has other weights than those judged, or when it is not the
-            champion and the verdict was made against another champion than the registry names now.
+        PromotionError: When the version has other weights or settings of sampling than those
+            judged, or when it is not the champion and the verdict was made against another
+            champion than the registry names now.
     """
     judged = find_number(root, name, number)
-    if judged.weights_sha256 != verdict.weights_sha256:
-        raise PromotionError(
-            f"version {number} of '{name}' has weights {judged.weights_sha256[:12]} in the "
-            f"registry, and the verdict is about {verdict.weights_sha256[:12]}. The champion is "
-            f"unchanged; {JUDGE_AGAIN}"
-        )
+    identity = identity_of(root, judged)
+    for what, ours, theirs in (
+        ("weights", identity.weights_sha256, verdict.weights_sha256),
+        ("settings of sampling", identity.sampling_sha256, verdict.sampling_sha256),
+    ):
+        if ours != theirs:
+            raise PromotionError(
+                f"version {number} of '{name}' has {what} {ours[:12]} in the registry, and the "
+                f"verdict is about {theirs[:12]}. The champion is unchanged; {JUDGE_AGAIN}"
+            )
     if CHAMPION in judged.aliases:
         return True
-    champion = find_alias(root, name, CHAMPION)
-    now = (None, None) if champion is None else (champion.version, champion.weights_sha256)
-    then = (verdict.champion, verdict.champion_weights_sha256)
-    if verdict.is_champion_itself or now != then:
-        raise PromotionError(
-            f"the verdict in artifacts/judge is out of date: expected {_described(*then)} to be "
-            f"champion of '{name}', found {_described(*now)}. The champion is unchanged; "
-            f"{JUDGE_AGAIN}"
-        )
+    require_present_champion(root, name, verdict, JUDGE_AGAIN)
     return False
-
-
-def _described(version: str | None, weights_sha256: str | None) -> str:
-    if version is None:
-        return "nobody"
-    return f"version {version} (weights {(weights_sha256 or 'unknown')[:12]})"
-
-
-def _read_verdict(root: Path) -> RecordedVerdict:
-    """The verdict of `judge`.
-
-    Raises:
-        DataError: When it is missing, incomplete or contradicts its own gates.
-    """
-    values = _read(root, "judge", "verdict.json")
-    try:
-        verdict = RecordedVerdict(
-            sha256=sha256_of_json(values),
-            **{field.name: values[field.name] for field in fields(RecordedVerdict)[:-1]},
-        )
-        is_consistent = verdict.verdict not in LETS_PASS or not verdict.open_reasons
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"artifacts/judge/verdict.json cannot be used ({error!r}); run `vivero judge` again"
-        ) from error
-    if not is_consistent:
-        raise DataError(
-            f"artifacts/judge/verdict.json contradicts itself: its verdict is "
-            f"'{verdict.verdict}', and these gates did not pass: "
-            f"{'; '.join(verdict.open_reasons)}. Run `vivero judge` again"
-        )
-    return verdict
 
 
 def _read(root: Path, stage: str, name: str) -> dict[str, Any]:

@@ -19,15 +19,21 @@ from vivero.evaluation.protocol import protocol_hash
 from vivero.files import read_json, write_json, write_text
 from vivero.integrity.entry import verified
 from vivero.processes import run_stage
-from vivero.registry.bundle import load_bundle
+from vivero.registry.bundle import load_bundle, read_identity
 from vivero.registry.gates import ruler_hash
 from vivero.registry.lineage_tags import tag_everywhere
 from vivero.registry.registration import Candidate, register_version
 from vivero.registry.signed_uploads import add_signed_report
+from vivero.registry.verdict_record import (
+    read_verdict,
+    require_verdict_follows,
+    require_verdict_on,
+)
 from vivero.registry.version_card import version_card
 from vivero.registry.versions import CHAMPION, ModelVersion, bring_here, find_alias
 from vivero.stages.champion_report import kept_evaluation
 from vivero.stages.evaluate import METRICS_NAME
+from vivero.stages.judge import read_report
 from vivero.tracking.journal import read_journal
 from vivero.tracking.mirror import reconcile
 from vivero.tracking.store import open_client, refusals, store_lock
@@ -45,11 +51,17 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, root: Path) -> ModelVersion:
-    """Register artifacts/sample/bundle; leave artifacts/register/registered.json."""
+    """Register artifacts/sample/bundle; leave artifacts/register/registered.json.
+
+    Raises:
+        DataError: When a file is missing, or the verdict is about another model or report, was
+            made with other settings, or does not follow from its gates.
+    """
     started_at = time.monotonic()
     train_dir, evaluate_dir = artifacts_dir(root, "train"), artifacts_dir(root, "evaluate")
     metrics_path = _existing(root, evaluate_dir / "metrics.json", "dvc repro evaluate")
     verdict_path = _existing(root, artifacts_dir(root, "judge") / "verdict.json", "vivero judge")
+    _require_verdict(config, root, verdict_path, metrics_path)
     ids = reconcile(root, _existing(root, train_dir / "journal.jsonl", "dvc repro train"))
     name = config.registration.model_name
     bundle_dir = served_bundle_dir(root)
@@ -63,7 +75,7 @@ def run(config: Config, root: Path) -> ModelVersion:
         bundle_dir=bundle_dir,
         metrics_path=metrics_path,
         drift_reference_path=reference_dir / "drift.safetensors",
-        verdict=read_json(verdict_path),
+        verdict_path=verdict_path,
         card_path=card_path,
         run_id=ids.run_id,
         model_id=ids.model_id,
@@ -120,6 +132,12 @@ def attach_champion_report(config: Config, root: Path, report: dict[str, Any]) -
             add_signed_report(root, client, champion, files)
     except SignatureNeededError as error:
         log.info("register: the new report of the champion is stored later: %s", error)
+
+
+def _require_verdict(config: Config, root: Path, verdict_path: Path, metrics_path: Path) -> None:
+    verdict, report = read_verdict(verdict_path), read_report(root)
+    require_verdict_on(verdict, read_identity(served_bundle_dir(root)), metrics_path)
+    require_verdict_follows(verdict, report, config.judge)
 
 
 def _records(root: Path, config: Config) -> dict[str, Any]:

@@ -56,6 +56,8 @@ BROKEN = {  # what a fault, or a file that was edited, can leave in a metric
     "value NaN": {"value": math.nan},
     "value text": {"value": "0"},
     "interval NaN": {"low": math.nan},
+    "count 0": {"n": 0},
+    "count true": {"n": True},
 }
 RANK = {"reject": 0, "hold": 1, "promote": 2}
 
@@ -324,7 +326,7 @@ def test_a_report_is_not_changed_by_judging_it():
 @pytest.mark.parametrize("space", ["features", "pixels"])
 def test_copies_are_looked_for_in_every_space(space: str):
     copied = report()
-    numbers = {"value": 0.5, "low": 0.45, "high": 0.55, "std_error": 0.0, "floor": 0.0}
+    numbers = {"value": 0.5, "low": 0.45, "high": 0.55, "std_error": 0.0, "floor": 0.0, "n": 500}
     copied["metrics"][f"copied_share.{space}.500"] = numbers
     verdict = judge(copied, None, CONFIG)
     assert verdict.verdict == "reject"
@@ -333,13 +335,15 @@ def test_copies_are_looked_for_in_every_space(space: str):
 
 @pytest.mark.parametrize("name", sorted(report()["metrics"]))
 @pytest.mark.parametrize("side", ["first model", "candidate", "champion"])
-@pytest.mark.parametrize("how", ["absent", *sorted(BROKEN)])
+@pytest.mark.parametrize("how", ["absent", "null", *sorted(BROKEN)])
 def test_a_metric_that_is_missing_or_not_a_number_is_no_free_pass(name: str, side: str, how: str):
     candidate, champion = report(4.0), report(5.0)
     spoilt = champion if side == "champion" else candidate
     if how == "absent":
         del spoilt["metrics"][name]
         spoilt["not_computed"] = {"denoising loss": "too few", "distances": "too few"}
+    elif how == "null":
+        spoilt["metrics"][name] = None
     else:
         spoilt["metrics"][name] |= BROKEN[how]
     verdict = judge(candidate, None if side == "first model" else champion, CONFIG)
@@ -393,7 +397,65 @@ def test_without_a_distance_there_is_nothing_to_judge_by():
     assert "frechet_distance of the candidate is missing: at least 2 images" in verdict.reasons
 
 
-@pytest.mark.parametrize("floor", [None, 0.0, math.nan, math.inf])
+@pytest.mark.parametrize("listed", [["frechet_distance"], ["beauty"], []])
+def test_the_list_of_a_report_takes_nothing_from_what_is_compulsory(listed: list[str]):
+    candidate = report()
+    candidate["protocol"] |= {"compulsory": listed, "classifier_sha256": "c" * 64}
+    for name in report()["metrics"]:
+        lacking = {**candidate, "metrics": {**candidate["metrics"]}}
+        del lacking["metrics"][name]
+        assert judge(lacking, None, CONFIG).verdict == "hold", name
+
+
+@pytest.mark.parametrize("name", sorted(report()["metrics"]))
+def test_a_report_does_not_say_which_direction_is_better(name: str):
+    """The candidate is far worse in one metric, and both reports call that the better direction."""
+    candidate, champion = report(4.0), report(5.0)
+    worse = {FD: 9.0, LABELS: 0.81, RECALL: 0.4, COVERAGE: 0.45, LOSS: 0.5, NEAR_EQUAL: 0.14}
+    candidate["metrics"][name]["value"] = worse.get(name, 0.2)
+    honest = judge(candidate, champion, CONFIG)
+    assert honest.verdict == "reject"
+    better = (
+        "higher"
+        if candidate["metrics"][name]["value"] > champion["metrics"][name]["value"]
+        else "lower"
+    )
+    for made in (candidate, champion):
+        made["metrics"][name]["better"] = better
+    assert judge(candidate, champion, CONFIG) == honest
+
+
+def no_spread_between_seeds() -> SeedSpreads:
+    return SeedSpreads(
+        {name: SeedSpread(dict.fromkeys(range(6), 1.0)) for name in report()["metrics"]}
+    )
+
+
+@pytest.mark.parametrize("is_retrained", [False, True])
+@pytest.mark.parametrize("distance", [1.0, 9.0])
+def test_a_standard_error_of_0_decides_nothing(distance: float, is_retrained: bool):
+    candidate = retrained(distance) if is_retrained else report(distance, 0.0)
+    measured = Measurements(spreads=no_spread_between_seeds())
+    verdict = judge(candidate, report(5.0, 0.0), CONFIG, measured=measured)
+    assert verdict.verdict == "hold"
+    assert gate_of(verdict, FD).passed is None
+    assert "the standard error is 0" in gate_of(verdict, FD).reason
+
+
+def test_an_error_of_0_is_known_only_where_no_image_differs():
+    candidate, champion = report(4.0), report(5.0)
+    losses = np.linspace(0.1, 0.4, NUM_IMAGES)
+    for shift, passed in ((0.0, True), (0.001, None)):
+        candidate["metrics"][LOSS]["value"] = 0.25 - shift
+        candidate["per_image"] = {LOSS: np.full(NUM_IMAGES, 0.25 - shift)}
+        champion["per_image"] = {LOSS: np.full(NUM_IMAGES, 0.25)}
+        assert gate_of(judge(candidate, champion, CONFIG), LOSS).passed is passed
+    candidate["metrics"][LOSS]["value"] = 0.25
+    candidate["per_image"] = champion["per_image"] = {LOSS: losses}
+    assert judge(candidate, champion, CONFIG).verdict == "promote"
+
+
+@pytest.mark.parametrize("floor", [None, 0.0, True, math.nan, math.inf])
 def test_a_distance_without_a_floor_is_held(floor: float | None):
     candidate = report()
     candidate["metrics"][FD]["floor"] = floor
@@ -483,7 +545,7 @@ def test_a_spread_that_was_measured_on_another_recipe_counts_and_is_named():
 
 
 def test_the_same_weights_with_another_sampler_are_compared_by_their_images_alone():
-    candidate, champion = report(4.5, 0.0), report(5.0, 0.0)
+    candidate, champion = report(4.5, 0.001), report(5.0, 0.001)
     for given_spreads in (None, spreads(0.5)):
         verdict = judge(candidate, champion, CONFIG, measured=Measurements(spreads=given_spreads))
         assert verdict.verdict == "promote"

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from tests.mlflow_stores import BrokenClient, empty_store
+from tests.model_versions import report, write_verdict
 from tests.unit.registry.test_registration import NAME, candidate_of
 from vivero.config.schema import Config
 from vivero.errors import PromotionError, TrackingError
+from vivero.files import write_json
 from vivero.registry.bundle import BundleContents, load_bundle, write_bundle
 from vivero.registry.check_model import check_bundle, check_in_clean_process
 from vivero.registry.moves import history
@@ -22,8 +24,8 @@ from vivero.registry.promotion import (
     rollback,
     withdrawal,
 )
-from vivero.registry.registration import register_version
-from vivero.registry.versions import bring_here, find_alias
+from vivero.registry.registration import Candidate, register_version
+from vivero.registry.versions import bring_here, find_alias, find_version
 from vivero.tracking.store import open_client
 
 
@@ -148,14 +150,66 @@ def test_a_version_that_does_not_exist_is_not_promoted(three_versions: Path, tin
         promote(three_versions, wish("9"), tiny_config.promote)
 
 
+def judged(root: Path, config: Config, seed: int, distance: float, champion: str | None) -> None:
+    """Register a version that was judged against a champion; its files are in artifacts/."""
+    candidate = candidate_of(root, config, seed)
+    write_json(candidate.metrics_path, report(distance, config=config))
+    present = None if champion is None else find_version(root, f"models:/{NAME}/{champion}")
+    write_verdict(root, config, present)
+    register_version(root, NAME, candidate)
+
+
 def test_what_the_gate_refused_needs_force(root: Path, tiny_config: Config, checked_here: None):
-    refusal = {"verdict": "reject", "gates": [{"reason": "too far, over by 3"}]}
-    register_version(root, NAME, candidate_of(root, tiny_config, verdict=refusal))
-    with pytest.raises(PromotionError, match=r"was 'reject': too far, over by 3.*--force"):
+    judged(root, tiny_config, 0, 40.0, None)
+    open_client(root).set_model_version_tag(NAME, "1", "vivero.verdict", "promote")
+    with pytest.raises(PromotionError, match=r"was 'reject': .*over by 34.*--force"):
         promote_by_hand(root, wish("1"), tiny_config.promote, force=False)
+    open_client(root).set_model_version_tag(NAME, "1", "vivero.verdict", "reject")
     event = promote_by_hand(root, wish("1"), tiny_config.promote, force=True)
     assert event is not None
     assert "forced; the verdict was 'reject'" in event.why
+
+
+def test_a_version_without_a_signed_verdict_needs_force(
+    root: Path, tiny_config: Config, checked_here: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As versions of before: their files have no verdict.json, and their tag says anything."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Candidate, "files", property(lambda self: [self.bundle_dir, *self.report_files])
+        )
+        register_version(root, NAME, candidate_of(root, tiny_config))
+    with pytest.raises(PromotionError, match=r"was not judged.*vivero judge.*--force"):
+        promote_by_hand(root, wish("1"), tiny_config.promote, force=False)
+    assert aliases(root) == {}
+    assert promote_by_hand(root, wish("1"), tiny_config.promote, force=True)
+    assert aliases(root) == {"champion": "1"}
+
+
+def test_by_hand_a_verdict_against_another_champion_needs_force(
+    root: Path, tiny_config: Config, checked_here: None
+):
+    config = tiny_config.promote
+    judged(root, tiny_config, 0, 5.0, None)
+    assert promote_by_hand(root, wish("1"), config, force=False)
+    judged(root, tiny_config, 1, 3.0, "1")
+    judged(root, tiny_config, 2, 3.0, "1")
+    assert promote_by_hand(root, wish("3"), config, force=False)
+    with pytest.raises(PromotionError, match=r"expected version 1 .* found version 3.*--force"):
+        promote_by_hand(root, wish("2"), config, force=False)
+    assert aliases(root) == {"champion": "3", "previous": "1"}
+    judged(root, tiny_config, 1, 3.0, "3")  # judged again: the later verdict counts
+    assert promote_by_hand(root, wish("2"), config, force=False)
+    assert aliases(root) == {"champion": "2", "previous": "3"}
+
+
+def test_by_hand_the_verdict_first_is_for_the_first_champion_alone(
+    three_versions: Path, tiny_config: Config
+):
+    promote(three_versions, wish("1"), tiny_config.promote)
+    with pytest.raises(PromotionError, match=r"expected nobody .* found version 1"):
+        promote_by_hand(three_versions, wish("2"), tiny_config.promote, force=False)
+    assert aliases(three_versions) == {"champion": "1"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.mlflow_stores import BrokenClient
-from tests.model_versions import make_artifacts, report
+from tests.model_versions import make_artifacts, report, write_verdict
 from vivero.config.schema import Config
 from vivero.diffusion.generation import GenerationSpec, generate
 from vivero.errors import BundleError, TrackingError
@@ -51,16 +51,24 @@ def candidate_of(root: Path, config: Config, seed: int = 0, **changes: Any) -> C
     card_path = artifacts / "register" / "MODEL_CARD.md"
     card_path.parent.mkdir(parents=True, exist_ok=True)
     card_path.write_text("# A model\n")
+    write_verdict(root, config)
     fields: dict[str, Any] = {
         "bundle_dir": artifacts / "sample" / "bundle",
         "metrics_path": artifacts / "evaluate" / "metrics.json",
         "drift_reference_path": artifacts / "compute_reference" / "reference/drift.safetensors",
-        "verdict": {"verdict": "first", "gates": [{"reason": "good"}]},
+        "verdict_path": artifacts / "judge" / "verdict.json",
         "card_path": card_path,
         "run_id": str(ids.run_id),
         "model_id": ids.model_id,
     }
     return Candidate(**{**fields, **changes})
+
+
+def with_report(candidate: Candidate, config: Config, made: dict[str, Any]) -> Candidate:
+    """The same candidate after another evaluation, and judged by it."""
+    write_json(candidate.metrics_path, made)
+    write_verdict(candidate.verdict_path.parents[2], config)
+    return candidate
 
 
 def test_the_same_weights_make_one_version(root: Path, tiny_config: Config):
@@ -207,7 +215,7 @@ def test_a_report_under_a_new_protocol_is_kept_beside_the_first(root: Path, tiny
     assert report_on(root, report(protocol="b")["protocol"]["hash"]) == {}
 
     newer = report(2.0, protocol="b")
-    write_json(candidate.metrics_path, newer)
+    with_report(candidate, tiny_config, newer)
     register_version(root, NAME, candidate)
     register_version(root, NAME, candidate)
     assert report_on(root) == report()
@@ -225,7 +233,7 @@ def test_a_report_with_other_bytes_under_a_known_protocol_is_replaced(
     register_version(root, NAME, candidate)
     for distance in (4.0, 3.0):
         newer = report(distance, protocol)
-        write_json(candidate.metrics_path, newer)
+        with_report(candidate, tiny_config, newer)
         register_version(root, NAME, candidate)
         assert report_on(root, newer["protocol"]["hash"]) == newer
     shutil.rmtree(root / "work" / "models")
@@ -283,7 +291,7 @@ def test_an_altered_report_that_was_added_is_refused(embedded: Path, tiny_config
     candidate = candidate_of(root, tiny_config)
     version, _ = register_version(root, NAME, candidate)
     open_client(root).set_registered_model_alias(NAME, "champion", version.version)
-    write_json(candidate.metrics_path, report(2.0, protocol="b"))
+    with_report(candidate, tiny_config, report(2.0, protocol="b"))
     register_version(root, NAME, candidate)
     (path,) = (root / "mlartifacts").rglob("reports/*/metrics.json")
     write_json(path, report(1.0, protocol="b"))

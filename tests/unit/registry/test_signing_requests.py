@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.registry.test_registration import NAME, candidate_of
+from tests.model_versions import report
+from tests.unit.registry.test_registration import NAME, candidate_of, with_report
 from vivero.config.environment import user_config_dir
 from vivero.config.schema import Config
 from vivero.errors import BundleError, SignatureNeededError
+from vivero.files import sha256_of_file
 from vivero.registry.keys import SigningKey, _make_key, export_key, public_key_of
 from vivero.registry.registration import Candidate, register_version
 from vivero.registry.signing_requests import sign_requests, unsigned_requests
+from vivero.registry.verdict_record import registered_verdict
 from vivero.registry.versions import bring_here, list_versions
 
 
@@ -103,3 +106,18 @@ def test_a_damaged_request_is_named(unsigned_dir: Path, key: SigningKey, text: s
     (unsigned_dir / "request" / "record.json").write_text(text)
     with pytest.raises(BundleError, match=r"record\.json is damaged; run `make retrain`"):
         sign_requests(unsigned_dir, key)
+
+
+def test_a_new_report_and_its_verdict_are_signed_in_one_round(
+    root: Path, unsigned_dir: Path, key: SigningKey, waiting: Candidate, tiny_config: Config
+):
+    sign_requests(unsigned_dir, key)
+    register_version(root, NAME, waiting)
+    with_report(waiting, tiny_config, report(4.0, protocol="b"))
+    with pytest.raises(SignatureNeededError):
+        register_version(root, NAME, waiting)
+    assert len(sign_requests(unsigned_dir, key)) == 2
+    version, _ = register_version(root, NAME, waiting)
+    verdict = registered_verdict(root, version)
+    assert verdict is not None
+    assert verdict.report_sha256 == sha256_of_file(waiting.metrics_path)

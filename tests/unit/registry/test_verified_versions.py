@@ -14,7 +14,7 @@ import pytest
 
 from tests.mlflow_stores import empty_store
 from tests.model_versions import report
-from tests.unit.registry.test_registration import NAME, candidate_of
+from tests.unit.registry.test_registration import NAME, candidate_of, with_report
 from vivero.config.schema import Config
 from vivero.errors import BundleError
 from vivero.files import read_json, sha256_of_dir, sha256_of_file, write_json
@@ -46,7 +46,7 @@ class Registered:
         for seed in (1, 2):
             register_version(root, NAME, candidate_of(root, config, seed))
         candidate = candidate_of(root, config, 2)
-        write_json(candidate.metrics_path, report(2.0, protocol="b"))
+        with_report(candidate, config, report(2.0, protocol="b"))
         register_version(root, NAME, candidate)
         self.older, self.version = list_versions(root, NAME)
         self.stored, self.stored_older = (
