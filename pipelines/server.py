@@ -31,7 +31,8 @@ from prefect.settings import (
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from pipelines.commands import unnamed
-from vivero.errors import RemoteError
+from vivero.cli.proxies import proxy_fault
+from vivero.errors import ConfigError, RemoteError
 
 PROBE_TIMEOUT_S = 10.0
 ASK_EVERY_S = 0.2
@@ -52,8 +53,12 @@ def ensure_server() -> None:
     """Check the server that PREFECT_API_URL names, or start a temporary one.
 
     Raises:
+        ConfigError: When Prefect's client cannot read the proxies or certificates.
         RemoteError: When no server can be used; with the address, the cause and what to do.
     """
+    fault = proxy_fault()
+    if fault is not None:
+        raise ConfigError(unnamed(fault))
     url = get_current_settings().api.url
     if url is None:
         _start_temporary_server()

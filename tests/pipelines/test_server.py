@@ -13,6 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipelines import server
+from vivero.cli import doctor
+from vivero.cli.proxies import CERTIFICATES, PROXIES, proxy_fault
+from vivero.config.variables import own_variables
+from vivero.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
 # As `vivero run`: the variables first, then Prefect, which reads them when it is imported.
@@ -97,6 +104,45 @@ def test_a_server_that_is_away_is_named_with_what_to_type(
     done = ensure(tmp_path, PREFECT_API_URL=url)
     assert_one_sentence(done, shown, cause, "unset PREFECT_API_URL")
     assert "secret" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("url", [None, f"{NOBODY}/api"])
+@pytest.mark.parametrize(
+    ("variables", "cause"),
+    [
+        ({"HTTP_PROXY": "ftp://ada:geheim@127.0.0.1:9"}, "Unknown scheme"),
+        ({"all_proxy": "socks5://127.0.0.1:9"}, "needs the package socksio"),
+        ({"ALL_PROXY": "socks://127.0.0.1:9"}, "Unknown scheme"),
+        ({"HTTPS_PROXY": "http://[::1"}, "Invalid port"),
+        ({"NO_PROXY": "::1/128"}, "Invalid port"),
+        ({"SSL_CERT_FILE": "/no/such/file"}, "No such file"),
+    ],
+)
+def test_proxies_that_prefects_client_cannot_read_are_named(
+    url: str | None, variables: dict[str, str], cause: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name in (*PROXIES, *CERTIFICATES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in own_variables(variables).items():
+        if not name.startswith("PYTHON"):
+            monkeypatch.setenv(name, value)
+    settings = {PREFECT_API_URL: url} if url else {}
+    with temporary_settings(settings), pytest.raises(ConfigError, match=cause) as caught:
+        server.ensure_server()
+    assert next(iter(variables)) in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    finding = doctor.proxies(REPOSITORY)
+    assert finding.state == "fail"
+    assert cause in finding.advice
+
+
+@pytest.mark.parametrize("hosts", ["[::1]", "[::1],[2001:db8::1]:8080,mlflow.internal"])
+def test_addresses_in_brackets_are_understood(hosts: str, monkeypatch: pytest.MonkeyPatch):
+    for name, value in own_variables({"NO_PROXY": hosts, "HTTP_PROXY": NOBODY}).items():
+        if not name.startswith("PYTHON"):
+            monkeypatch.setenv(name, value)
+    assert proxy_fault() is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from rich.text import Text
 import vivero
 from vivero.cli.clone import foreign_environment
 from vivero.cli.console import plain_console
+from vivero.cli.proxies import proxy_fault
 from vivero.cli.waiting import shown_waiting
 from vivero.config.environment import read_environment, tracking_uri
 from vivero.config.load import load_config
@@ -41,7 +42,7 @@ class Finding:
 
 
 def examine() -> int:
-    """Print every finding; returns 1 when something must be mended first, else 0."""
+    """Print every finding; returns 1 when something must be fixed first, else 0."""
     root = project_dir()
     findings = [check(root) for check in CHECKS]
     table = Table("what", "", "found", "what to do", title=f"vivero doctor: {root}")
@@ -172,8 +173,16 @@ def tracking(root: Path) -> Finding:
     if fault is None:
         return Finding("MLflow", "ok", f"{without_credentials(uri)} answers")
     found = f"{fault.what}: {fault.cause}" if fault.cause else fault.what
-    advice = f"{fault.advice}; training goes on without it and sends later"
+    advice = f"{fault.advice}; training continues without it and sends later"
     return Finding("MLflow", "note", found, advice)
+
+
+def proxies(_root: Path) -> Finding:
+    """Proxies and certificates, as Prefect's client reads them."""
+    fault = proxy_fault()
+    if fault is None:
+        return Finding("proxies", "ok", "the variables can be used")
+    return Finding("proxies", "fail", "`vivero run` cannot use them", fault)
 
 
 def inception(_root: Path) -> Finding:
@@ -205,5 +214,6 @@ CHECKS: tuple[Callable[[Path], Finding], ...] = (
     git,
     images,
     tracking,
+    proxies,
     inception,
 )
