@@ -1,4 +1,4 @@
-"""Automatic mutations of a Python file: comparisons, numbers, booleans, raise, return, calls."""
+"""Automatic mutations of a Python file: operators, numbers, booleans, raise, return, calls."""
 
 import ast
 from collections import Counter
@@ -24,6 +24,7 @@ OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Mult: ("*", "/"),
     ast.Div: ("/", "*"),
 }
+CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 LOGGING = {"debug", "info", "warning", "error"}  # what a log says is no promise of these modules
 
 
@@ -66,6 +67,8 @@ class _Mutator:
             yield from self._of_operator(node, scope)
         elif isinstance(node, ast.Constant):
             yield from self._of_constant(node, scope)
+        elif isinstance(node, ast.Name) and node.id in CALLS:
+            yield self._replaced(node, CALLS[node.id], scope)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield self._replaced(node, self._text_of(node.operand), scope)
         elif isinstance(node, ast.If | ast.IfExp):
@@ -95,6 +98,8 @@ class _Mutator:
         elif isinstance(node.value, int):
             for value in (node.value + 1, node.value - 1):
                 yield self._replaced(node, str(value) if value >= 0 else f"({value})", scope)
+        elif isinstance(node.value, float):
+            yield self._replaced(node, repr(2 * node.value if node.value else 1.0), scope)
 
     def _replaced(self, node: ast.stmt | ast.expr, new: str, scope: str) -> Mutation:
         begin = self._begin(node)
