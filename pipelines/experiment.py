@@ -1,4 +1,4 @@
-"""Flow `experiment`: bring every artifact up to date, then drift, gate, register, promote.
+"""Flow `experiment`: make every artifact up to date, then drift, gate, register, promote.
 
 The flow knows when and where, never what: the stages and their order come from DVC's own graph,
 and each runs as `dvc repro STAGE` in its own process group, which dies with the flow. What acts
@@ -176,7 +176,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], own)  # noqa: S606
     start_program()
     signal.signal(signal.SIGTERM, stop)
-    with one_sentence_errors("experiment", "stopped; `vivero run` goes on from here"):
+    with one_sentence_errors("experiment", "stopped; `vivero run` resumes from here"):
         try:
             ensure_server()
             experiment(force="--force" in sys.argv[1:])

@@ -60,7 +60,7 @@ class Refusals:
         )
         return (
             f"No image of {unnamed(source)} was added: {len(self.rows)} files were refused "
-            f"({counts}){present}. {path} on the worker lists each with its reason. Mend the "
+            f"({counts}){present}. {path} on the worker lists each with its reason. Correct the "
             f"files, or give the folder of each image the name of its class, then run "
             f"refresh-data again. For example:\n\n{examples}"
         )

@@ -63,7 +63,7 @@ def describe(request: Request, planned: list[PlannedStage], answered: str | None
     """The plan as a table for the run's page; arguments as of `decide`."""
     lines = [f"Asked for: {request.reason}. Runs on: {', '.join(request.labels)}.", ""]
     if answered is not None:
-        lines.append(f"Nothing to do: the branch `{answered}` has what came of this same alarm.")
+        lines.append(f"Nothing to do: the branch `{answered}` has the result of this same alarm.")
     elif planned:
         lines += ["| stage | why |", "| --- | --- |"]
         lines += [f"| {stage.name} | {'; '.join(stage.reasons)} |" for stage in planned]

@@ -235,7 +235,7 @@ def main() -> None:
     except ViveroError as error:
         sys.exit(f"services: {error}")
     except KeyboardInterrupt:
-        sys.exit("services: stopped by you; `make services` goes on, `make services-down` ends all")
+        sys.exit("services: stopped by you; `make services` resumes, `make services-down` ends all")
 
 
 if __name__ == "__main__":

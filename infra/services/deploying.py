@@ -49,7 +49,7 @@ def dead_run_rule(name: str, after: str, within_s: int, alive: tuple[str, ...]) 
         threshold=1,
         within=timedelta(seconds=within_s),
     )
-    message = f"its process gave no sign of life for {within_s} s; start it again to go on"
+    message = f"its process gave no sign of life for {within_s} s; start it again to resume"
     crashed = ChangeFlowRunState(state=StateType.CRASHED, message=message)
     return AutomationCore(name=name, description=message, trigger=trigger, actions=[crashed])
 

@@ -31,7 +31,7 @@ NumImages = Annotated[int, typer.Option("--num-images", min=1, help="How many.")
 
 
 class Good(StrEnum):
-    """What came of a unit."""
+    """The result of a unit."""
 
     good = "good"
     bad = "bad"
@@ -105,7 +105,7 @@ def sample(unit: Unit, out: Out, num_images: NumImages = 4, name: Name = None) -
     _make(root, test, ab_test.assign(test, unit), unit, num_images, out)
     ab_test.record_exposure(root, test, unit)
     how = f"vivero ab outcome {shlex.quote(unit)} good"
-    typer.echo(f"{num_images} images in {out}; tell what came of it: {how}")
+    typer.echo(f"{num_images} images in {out}; record the result with: {how}")
 
 
 @app.command()
@@ -275,5 +275,5 @@ def _print(found: "Status") -> None:
             f"the champion is {found.champion_now or 'nobody'} now, no longer {test.champion}: "
             f"this test says nothing of it; `vivero ab stop`"
         )
-    advice = "go on" if found.decision == "continue" else "`vivero ab stop`"
+    advice = "continue" if found.decision == "continue" else "`vivero ab stop`"
     typer.echo(f"{found.decision}: {advice}")

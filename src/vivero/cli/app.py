@@ -28,7 +28,7 @@ from vivero.config.paths import PARAMS, project_dir, root_or_none
 from vivero.processes import TUNING, one_sentence_errors, start_program
 
 DVC_STAGES = {
-    "validate_data": "Decode every image and hold the data to its contract.",
+    "validate_data": "Decode every image and validate the data against its contract.",
     "prepare_data": "Resize, split by content, write memory-mapped arrays.",
     "compute_reference": "Features and moments of the real images.",
     "train": "",  # it has options of its own
@@ -37,7 +37,7 @@ DVC_STAGES = {
 }
 OTHER_STAGES = {
     "check_drift": "Compare the current data with what the champion was trained on.",
-    "judge": "Hold the candidate against the limits and the champion.",
+    "judge": "Compare the candidate with the limits and the champion.",
     "register": "Put the candidate into the MLflow registry; the same weights only once.",
 }
 
@@ -65,7 +65,9 @@ def _say_version(is_asked: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say it and end."),
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -97,7 +99,7 @@ def run(
 ) -> None:
     """Do the whole job: data, all stages, drift, gate, registry, champion.
 
-    Stages that are up to date are not repeated, and an interrupted training goes on where it was.
+    Stages that are up to date are not repeated, and an interrupted training resumes.
 
     Example: vivero run
     """
@@ -110,7 +112,7 @@ def run(
 def plan(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say which stages must run, and why, from the lock files alone: no data, no credentials.
+    """Show which stages must run, and why, from the lock files alone: no data, no credentials.
 
     Example: vivero plan --json
     """
@@ -134,7 +136,7 @@ def plan(
 
 @app.command()
 def doctor() -> None:
-    """Check this machine and this clone, and say what to do about what is not well."""
+    """Check this machine and this clone, and show how to correct what is wrong."""
     from vivero.cli.doctor import examine
 
     raise typer.Exit(examine())
@@ -163,7 +165,7 @@ def train(
         typer.Option("--profile", help="Only show where the time goes; writes work/profile/."),
     ] = False,
 ) -> None:
-    """Stage train: Train, or go on training where it was stopped.
+    """Stage train: Train, or resume a training that was stopped.
 
     Example: vivero train --profile
     """

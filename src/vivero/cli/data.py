@@ -257,7 +257,7 @@ def _build_fashion_mnist(root: Path, overwrite: bool) -> None:
         shutil.rmtree(part_dir)
         raise DataError(
             f"Fashion-MNIST is not the data that data.dvc names, which neither DVC's cache nor a "
-            f"remote has; data/ was left as it is. Add the remote it lies in "
+            f"remote has; data/ was left as it is. Add the remote that holds it "
             f"(`dvc remote add -d`), or import your images again (`vivero data import`). "
             f"Found: {error}"
         ) from error

@@ -74,7 +74,7 @@ def compare_samplers(
     """Show what each sampler makes of one model in few steps: images, distance, time.
 
     Every sampler x steps makes the same images from the same seeds; each finished cell is kept in
-    OUT/cells, so that the same command goes on where it was stopped. Needs the real images'
+    OUT/cells, so that the same command resumes where it was stopped. Needs the real images'
     features of the stage compute_reference.
 
     Example: vivero compare-samplers models:/vivero@champion --out work/samplers --steps 8,20,250

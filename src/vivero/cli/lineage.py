@@ -24,7 +24,7 @@ def lineage(
         typer.Argument(
             metavar="TARGET",
             help="An image, a bundle folder, models:/vivero@champion, a commit, or a data version "
-            "(the md5 in data.dvc); 7 letters of a hash are enough.",
+            "(the md5 in data.dvc); 7 characters of a hash are enough.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

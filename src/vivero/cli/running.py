@@ -86,7 +86,7 @@ def _alone(root: Path) -> Iterator[None]:
     except Timeout as error:
         raise ConfigError(
             f"another `vivero run`, or a stage of it, works in {root}; nothing was started. Wait "
-            f"for its end, or stop it with Ctrl-C: the next one goes on from there"
+            f"for its end, or stop it with Ctrl-C: the next one resumes from there"
         ) from error
     try:
         yield

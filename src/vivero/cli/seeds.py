@@ -141,7 +141,7 @@ def _refuse(root: Path, wish: Wish) -> None:
             "write for example: vivero seeds 0 1 2"
         )
     if not NAME.fullmatch(name):
-        raise ConfigError(f"'{name}' is no name for experiments; use letters, digits, - and _")
+        raise ConfigError(f"'{name}' is no name for experiments; use a to z, digits, - and _")
     if git_text(root, "rev-parse", "--verify", "HEAD") is None:
         raise ConfigError(
             "DVC's experiments need a git repository with a commit; run `git init`, "

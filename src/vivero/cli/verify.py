@@ -24,7 +24,7 @@ def verify(
         bool, typer.Option("--json", help="Print the findings as JSON and nothing else.")
     ] = False,
 ) -> None:
-    """Hash every byte anew: data/ and artifacts/, DVC's cache, and with --remote the remote.
+    """Hash every byte again: data/ and artifacts/, DVC's cache, and with --remote the remote.
 
     Names each damaged file, whose it is, and how to mend it; ends with 1 when there is one. Nothing
     is deleted: --mend moves files to work/quarantine/, and objects of a remote beside its objects.

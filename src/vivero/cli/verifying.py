@@ -182,11 +182,11 @@ def _advice(root: Path, damaged: list[Found], *, is_moved: bool) -> list[str]:
         )
         lines.append("vivero verify --remote --mend  on the machine that has it")
     if is_here and has_remote(root):
-        lines.append("dvc pull                 brings good copies from the remote")
+        lines.append("dvc pull                 downloads good copies from the remote")
     if is_here:
         lines += [
-            "dvc checkout --force     brings good copies from the cache, where it is whole",
-            "vivero data fetch        brings the built-in data again, where nothing else has it",
+            "dvc checkout --force     takes good copies from the cache, where it is undamaged",
+            "vivero data fetch        downloads the built-in data again, where nothing else has it",
             "vivero run               makes artifacts again, where nothing else has them",
         ]
     return [*lines, "vivero verify            says whether all is well then"]
@@ -219,7 +219,7 @@ def _print(places: list[Place], advice: list[str]) -> None:
     elif any(place.num_files for place in places):
         console.print("Every byte that is here is what was made.")
     else:
-        console.print("Nothing is here yet: `vivero run` makes it, `dvc pull` brings it.")
+        console.print("Nothing is here yet: `vivero run` makes it, `dvc pull` downloads it.")
 
 
 def _lines_of(found: Found) -> str:

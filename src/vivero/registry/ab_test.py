@@ -1,4 +1,4 @@
-"""An A/B test: the champion and a challenger served by share, and what came of it.
+"""An A/B test: the champion and a challenger served by share, and its results.
 
 Who gets which is a function of the test and the unit (a user, a session, an order): asked twice, or
 on two machines, the answer is the same. The versions are fixed at the start; the alias `challenger`
@@ -211,7 +211,7 @@ def record_exposure(root: Path, test: AbTest, unit: str) -> Arm:
 
 
 def record_outcome(root: Path, test: AbTest, unit: str, is_good: bool) -> None:
-    """Write down what came of a unit; said again, it changes nothing.
+    """Record the result of a unit; recorded again, it changes nothing.
 
     Raises:
         AbTestError: When it was never served, or something else is recorded.

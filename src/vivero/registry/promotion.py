@@ -190,7 +190,7 @@ def _require_champion(
     if expected not in (ANY_CHAMPION, number):
         raise PromotionError(
             f"expected {_named(expected)} to be champion of '{name}', found {_named(number)}: "
-            f"a slip, or somebody was quicker. Nothing was changed; {advice}"
+            f"a mistake, or someone else changed the champion. Nothing was changed; {advice}"
         )
     return number
 

@@ -193,7 +193,7 @@ def _is_whole(root: Path, version: ModelVersion) -> bool:
     try:
         download(root, version)
     except BundleError as error:
-        log.warning("what MLflow holds is stored anew: %s", error)
+        log.warning("what MLflow holds is stored again: %s", error)
         return False
     return True
 

@@ -65,7 +65,7 @@ TRAINING: Rows = (
     ("learning rate", "train/journal.jsonl#/params/train.learning_rate"),
     ("number format", "train/journal.jsonl#/params/train.precision"),
     ("model it started from", "sample/bundle/lineage.json#/initial_model"),
-    ("begun anew after (images seen)", "train/summary.json#/resumed_from"),
+    ("resumed after (images seen)", "train/summary.json#/resumed_from"),
     ("processor", "train/summary.json#/surroundings/device"),
     ("processes", "train/summary.json#/surroundings/processes"),
     ("threads of each", "train/summary.json#/surroundings/threads"),

@@ -133,7 +133,7 @@ def run(
     if is_acknowledged and decision.trigger:
         new = replace(new, pending=key)
     if decision.is_dealt_with and not exchange_memory(root, name, before, new):
-        quicker = "another monitor decided at the same time; its decision stands"
+        quicker = "another monitor decided at the same time; its decision is kept"
         decision = replace(decision, trigger=False, reasons=(*decision.reasons, quicker))
     if is_acknowledged and memory.pending is not None and not decision.trigger:
         key, decision = memory.pending, told_again(decision, memory.pending)

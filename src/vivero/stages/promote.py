@@ -97,7 +97,7 @@ def _outcome(config: Config, root: Path, verdict: VerdictRecord, number: str) ->
         return False, (
             f"version {number} of '{name}' was not promoted: {withdrawn.by} rolled it back at "
             f"{withdrawn.at} ({withdrawn.why}). The champion is unchanged; "
-            f"`vivero promote {number}` brings it back by hand"
+            f"`vivero promote {number}` restores it by hand"
         )
     why = "; ".join(gate.reason for gate in verdict.gates)
     sha256 = sha256_of_json(_read(root, "judge", VERDICT_NAME))

@@ -135,7 +135,7 @@ def test_what_no_record_holds_is_unknown():
 def test_what_is_recorded_only_if_there_is_some_is_none():
     card = version_card(records())
     assert "| model it started from | none |" in card
-    assert "| begun anew after (images seen) | 1,280, 2,560 |" in card
+    assert "| resumed after (images seen) | 1,280, 2,560 |" in card
 
 
 def test_a_hostile_class_name_stays_text():
