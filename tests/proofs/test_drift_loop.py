@@ -161,7 +161,11 @@ def test_bad_images_leave_the_data_as_it_was(stack: Stack, tmp_path: Path):
 def test_promotion_and_its_undoing_by_a_flow(stack: Stack):
     stack.command("vivero.cli.app", "promote", "2", "--force", "--reason", "for the test")
     assert stack.aliases()["champion"] == "2"
-    finished(stack, "promotion/local", action="promote", version="1", reason="it was better")
+    again = {"action": "promote", "version": "1", "reason": "it was better"}
+    assert stack.ended(started(stack, "promotion/local", **again)) == "FAILED"  # judged as first
+    assert stack.aliases()["champion"] == "2"
+    stack.command("vivero.cli.app", "promote", "1", "--force", "--reason", "it was better")
+    finished(stack, "promotion/local", **again)
     assert stack.aliases()["champion"] == "1"
     for _ in range(2):  # sent again, it takes nothing more back
         wish = {"action": "rollback", "expect_champion": "1", "reason": "it was not"}

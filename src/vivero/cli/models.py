@@ -109,7 +109,7 @@ def promote(
     ] = "any",
     reason: Annotated[str, typer.Option(help="Kept in the record.")] = "by hand",
     force: Annotated[
-        bool, typer.Option("--force", help="Also a version that the gate did not let pass.")
+        bool, typer.Option("--force", help="Also a version whose signed verdict does not allow it.")
     ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Judge, and show every gate; promote nothing.")

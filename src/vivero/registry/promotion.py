@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivero.config.schema import PromoteConfig
-from vivero.errors import PromotionError
-from vivero.integrity.records import shown
+from vivero.errors import DataError, PromotionError
 from vivero.registry.check_model import check_in_clean_process
 from vivero.registry.moves import Event, history, make_move, new_event, take_turn
 from vivero.registry.verdict_page import LETS_PASS
@@ -31,7 +30,6 @@ from vivero.registry.versions import (
 from vivero.tracking.store import store_lock
 
 ANY_CHAMPION = "any"
-MAX_VERDICT_CHARACTERS = 20
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,7 @@ def promote_by_hand(
     """
     version = find_version(root, f"models:/{request.name}/{request.version}")
     if force:
-        said = shown(version.tags.get("vivero.verdict", "unknown"), MAX_VERDICT_CHARACTERS)
-        why = f"{request.why} (forced; the verdict was '{said}')"
+        why = f"{request.why} (forced; the verdict was {_verdict_in_words(root, version)})"
         return promote(root, replace(request, why=why), config)
     if CHAMPION in version.aliases:
         return promote(root, request, config)  # completes an interrupted move
@@ -106,6 +103,14 @@ def promote_by_hand(
     if request.expected_champion == ANY_CHAMPION:
         request = replace(request, expected_champion=verdict.champion)
     return promote(root, request, config)
+
+
+def _verdict_in_words(root: Path, version: ModelVersion) -> str:
+    try:
+        verdict = registered_verdict(root, version)
+    except DataError:
+        return "not valid"
+    return "none" if verdict is None else f"'{verdict.verdict}'"
 
 
 def _verdict_that_lets_pass(root: Path, version: ModelVersion) -> VerdictRecord:

@@ -164,7 +164,6 @@ def test_what_the_gate_refused_needs_force(root: Path, tiny_config: Config, chec
     open_client(root).set_model_version_tag(NAME, "1", "vivero.verdict", "promote")
     with pytest.raises(PromotionError, match=r"was 'reject': .*over by 34.*--force"):
         promote_by_hand(root, wish("1"), tiny_config.promote, force=False)
-    open_client(root).set_model_version_tag(NAME, "1", "vivero.verdict", "reject")
     event = promote_by_hand(root, wish("1"), tiny_config.promote, force=True)
     assert event is not None
     assert "forced; the verdict was 'reject'" in event.why
