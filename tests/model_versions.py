@@ -106,7 +106,7 @@ def write_spread_between_seeds(root: Path, config: Config, relative_std: float =
         SeedVariance(
             name="tests",
             recipe_sha256=recipe_of(config),
-            protocol_sha256="a" * 64,
+            ruler_sha256="a" * 64,
             data_digest="d.dir",
             weights_sha256={seed: f"{seed:064}" for seed in range(len(steps))},
             metrics={name: values(metric["value"]) for name, metric in metrics.items()},
@@ -183,7 +183,9 @@ def write_verdict(root: Path, config: Config, champion: ModelVersion | None = No
         None if champion is None else report(5.0, config=config),
         config.judge,
         (NO_TREE_GATE, export_gate(root, identity.weights_sha256)),
-        Measurements(latency, spreads_for(read_seed_variance(root), recipe_of(config), "d.dir")),
+        Measurements(
+            latency, spreads_for(read_seed_variance(root), recipe_of(config), "d.dir", "a" * 64)
+        ),
     )
     present = None if champion is None else identity_of(root, champion)
     values = {

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from tests.model_versions import make_artifacts, read
 from tests.prepared_images import write_prepared
 from vivero.config.schema import Config
 from vivero.evaluation.protocol import protocol_hash
+from vivero.files import sha256_of_file, write_json
 from vivero.models.load import build_network
 from vivero.registry.bundle import BundleContents, write_bundle
 from vivero.registry.bundle_config import BundleConfig, bundle_config
+from vivero.registry.keys import SigningKey, _make_key, export_key, public_key_of
+from vivero.registry.signatures import Record, new_record, sign_folder
+from vivero.registry.signing_requests import sign_requests
 from vivero.registry.versions import (
     CHAMPION,
     RECORDED_TAG,
+    SIGNATURE_TAG,
+    WEIGHTS_TAG,
     ModelVersion,
     find_alias,
     list_versions,
@@ -32,6 +39,7 @@ from vivero.stages import (
     register,
     sample,
 )
+from vivero.stages.champion_report import _folder, _sign, kept_evaluation, no_report
 from vivero.tracking.store import open_client
 
 CLASS_NAMES = ["top", "middle", "low"]
@@ -126,11 +134,6 @@ def test_a_champion_is_evaluated_again_when_the_protocol_changes(
     judge.run(changed, home)
     assert "evaluated again" not in caplog.text
 
-    (folder / "metrics.json").write_text("{}")
-    judge.run(changed, home)
-    assert "is damaged and is made again" in caplog.text
-    assert json.loads((folder / "metrics.json").read_text()) == kept
-
     assert champion_metrics(home, name) is None
     register.run(changed, home)
     shutil.rmtree(home / "work")
@@ -138,6 +141,106 @@ def test_a_champion_is_evaluated_again_when_the_protocol_changes(
     caplog.clear()
     judge.run(changed, home)
     assert "evaluated again" not in caplog.text
+
+
+NAME = "a" * 64  # of a protocol
+VERSION = ModelVersion("vivero", "3", (), {WEIGHTS_TAG: "b" * 64, SIGNATURE_TAG: "c" * 64}, "", 0)
+RECORD = new_record(VERSION.name, VERSION.version, VERSION.weights_sha256, NAME)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> SigningKey:
+    """A key that the repository trusts."""
+    made = SigningKey(_make_key(tmp_path / "elsewhere/key.pem"), None)
+    export_key(tmp_path, public_key_of(made), "tests")
+    return made
+
+
+def keep(
+    root: Path, key: SigningKey | None, record: Record = RECORD, weights: str = "b" * 64
+) -> Path:
+    """An evaluation in work/, as evaluate_version leaves it."""
+    folder = _folder(root, VERSION, RECORD)
+    report = {"protocol": {"hash": NAME}, "lineage": {"weights_sha256": weights}}
+    write_json(folder / "metrics.json", report)
+    (folder / "per_image.safetensors").write_bytes(b"values")
+    if key is not None:
+        sign_folder(folder, record, key)
+    return folder
+
+
+def test_a_kept_evaluation_that_a_trusted_key_signed_is_used(tmp_path: Path, key: SigningKey):
+    folder = keep(tmp_path, key)
+    assert kept_evaluation(tmp_path, VERSION, NAME) == folder
+    assert kept_evaluation(tmp_path, VERSION, "d" * 64) is None
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "per_image.safetensors", "record.json", "new"])
+def test_a_kept_evaluation_whose_files_changed_is_not_used(
+    tmp_path: Path, key: SigningKey, name: str, caplog: pytest.LogCaptureFixture
+):
+    path = keep(tmp_path, key) / name
+    path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+    assert "is not used: the files in" in caplog.text
+
+
+def test_a_kept_evaluation_without_a_trusted_signature_is_not_used(
+    tmp_path: Path, key: SigningKey, caplog: pytest.LogCaptureFixture
+):
+    folder = keep(tmp_path, None)
+    hashes = {name: sha256_of_file(folder / name) for name in ("metrics.json",)}
+    write_json(folder / "evaluation.json", {"files": hashes})  # what a forger can write
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+    assert "are not signed" in caplog.text
+    shutil.rmtree(folder)
+    keep(tmp_path, SigningKey(_make_key(tmp_path / "elsewhere/other.pem"), None))
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+    assert "which nobody trusts here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": "2"}, {"weights_sha256": "e" * 64}, {"protocol_hash": "e" * 64}, {"model": "x"}],
+)
+def test_a_signed_evaluation_of_something_else_is_not_used(
+    tmp_path: Path, key: SigningKey, changes: dict[str, str]
+):
+    keep(tmp_path, key, replace(RECORD, **changes))
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+
+
+def test_a_signed_report_of_other_weights_is_not_used(tmp_path: Path, key: SigningKey):
+    keep(tmp_path, key, weights="e" * 64)
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+
+
+def test_where_another_process_signs_an_evaluation_is_kept_once_it_is_signed(
+    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+):
+    unsigned_dir = tmp_path / "work/unsigned"
+    monkeypatch.setenv("VIVERO_UNSIGNED_DIR", str(unsigned_dir))
+    folder = keep(tmp_path, None)
+    _sign(tmp_path, folder, RECORD)
+    assert not (folder / "model.sig").exists()
+    assert kept_evaluation(tmp_path, VERSION, NAME) is None
+    assert len(sign_requests(unsigned_dir, key)) == 1
+    kept = kept_evaluation(tmp_path, VERSION, NAME)
+    assert kept is not None
+    assert kept.is_relative_to(unsigned_dir)
+    assert (kept / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+
+
+def test_without_a_usable_key_an_evaluation_is_used_once_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("VIVERO_SIGNING_KEY", str(tmp_path / "missing.pem"))
+    _sign(tmp_path, keep(tmp_path, None), RECORD)
+    assert "used now, but not kept" in caplog.text
+
+
+def test_a_version_without_a_report_is_named():
+    assert "version 3 of 'vivero' has no report of its registration" in str(no_report(VERSION))
 
 
 def test_the_same_weights_with_another_sampler_are_judged_and_registered(

@@ -18,6 +18,7 @@ from vivero.config.paths import PARAMS, artifacts_dir, work_dir
 from vivero.errors import DataError
 from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
 from vivero.files import read_json, write_json
+from vivero.registry.gates import ruler_hash
 from vivero.registry.seed_variance import recipe_sha256
 
 SUMMARY, REPORT, SETTINGS = "summary.json", "metrics.json", "settings.json"
@@ -44,8 +45,8 @@ class SeedRun:
 
     @property
     def conditions(self) -> tuple[str, str, str]:
-        """What must be equal for two seeds to belong together: stage, recipe, protocol."""
-        return self.stage, self.recipe_sha256, str(self.report.get("protocol", {}).get("hash", ""))
+        """What must be equal for two seeds to belong together: stage, recipe, ruler."""
+        return self.stage, self.recipe_sha256, ruler_hash(self.report) if self.report else ""
 
 
 def runs_dir(root: Path, name: str) -> Path:

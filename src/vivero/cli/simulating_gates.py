@@ -29,6 +29,7 @@ from vivero.registry.gate_targets import (
     target_of_pairs,
     target_of_rows,
 )
+from vivero.registry.gates import ruler_hash
 from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
 from vivero.stages.judge import read_report
 
@@ -88,7 +89,7 @@ def _run(
 
 
 def _real_runs(root: Path, name: str) -> dict[int, SeedRun]:
-    """The finished trainings of a name that were evaluated under one recipe and protocol."""
+    """The finished trainings of a name that were evaluated under one recipe and ruler."""
     found = {seed: run for seed, run in finished_runs(root, name).items() if run.report}
     groups: dict[tuple[str, str, str], dict[int, SeedRun]] = {}
     for seed, run in found.items():
@@ -103,7 +104,9 @@ def _real_runs(root: Path, name: str) -> dict[int, SeedRun]:
 
 def _spreads(root: Path, config: Config, base: Mapping[str, Any]) -> SeedSpreads:
     data_digest = (base.get("lineage") or {}).get("data_digest")
-    spreads = spreads_for(read_seed_variance(root), recipe_of(config), data_digest)
+    spreads = spreads_for(
+        read_seed_variance(root), recipe_of(config), data_digest, ruler_hash(base)
+    )
     if spreads is None:
         raise DataError(f"{SEED_VARIANCE} is missing: run {MEASURE_SEEDS}")
     if spreads.note:

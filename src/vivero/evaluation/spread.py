@@ -5,8 +5,8 @@ Pure functions. Letters: N seeds.
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -96,17 +96,31 @@ class SeedSpreads:
     Attributes:
         by_metric: The spread between seeds of each metric.
         note: What the reader of a gate must know of them; empty when they fit the candidate.
+        not_known: Of metrics whose values show no spread, the reason.
     """
 
     by_metric: Mapping[str, SeedSpread]
     note: str = ""
+    not_known: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, metric: str) -> SeedSpread | None:
         """The spread of a metric; that of other numbers of images will do, as it is relative."""
-        stem = metric.rpartition(".")[0]
-        same = (name for name in self.by_metric if stem and name.rpartition(".")[0] == stem)
-        found = metric if metric in self.by_metric else next(same, None)
+        found = _same_metric(metric, self.by_metric)
         return None if found is None else self.by_metric[found]
+
+    def why_not_known(self, metric: str) -> str | None:
+        """The reason why a metric has no spread; None where it was not measured."""
+        found = _same_metric(metric, self.not_known)
+        return None if found is None else self.not_known[found]
+
+
+def _same_metric(metric: str, names: Iterable[str]) -> str | None:
+    """The name of a metric among others; with another number of images, if need be."""
+    stem = metric.rpartition(".")[0]
+    by_place = sorted(names, key=lambda name: name != metric)
+    return next(
+        (n for n in by_place if n == metric or (stem and n.rpartition(".")[0] == stem)), None
+    )
 
 
 def spreads(figures_by_seed: Mapping[int, Figures]) -> dict[str, Spread]:

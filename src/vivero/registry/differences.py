@@ -219,7 +219,8 @@ def gain_over_seeds(
         return gain, SeedTerm(False, f"{SEED_VARIANCE} is missing")
     spread = spreads.find(name)
     if spread is None:
-        return gain, SeedTerm(False, f"{SEED_VARIANCE} has no {name}")
+        reason = spreads.why_not_known(name) or f"{SEED_VARIANCE} has no {name}"
+        return gain, SeedTerm(False, reason)
     ours, theirs = (report["metrics"][name]["value"] for report in (candidate, champion))
     note = f"seeds differ by {spread.relative_std:.2g} ({len(spread.values)} trainings"
     note += f", {spreads.note})" if spreads.note else ")"

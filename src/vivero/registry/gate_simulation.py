@@ -30,6 +30,7 @@ from vivero.registry.differences import (
     difference_gates,
     differences,
 )
+from vivero.registry.gates import ruler_hash
 from vivero.registry.seed_variance import measure_seed_variance, spreads_for
 
 Report = Mapping[str, Any]
@@ -314,7 +315,9 @@ def _judge_pair(
 ) -> RealPair:
     others = {seed: made for seed, made in reports.items() if seed not in (candidate, champion)}
     measured = Measurements(
-        spreads=spreads_for(measure_seed_variance("others", "", others), "", None)
+        spreads=spreads_for(
+            measure_seed_variance("others", "", others), "", None, ruler_hash(reports[candidate])
+        )
     )
     pair = reports[candidate], reports[champion]
     found: list[Difference] = list(differences(*pair, config, measured))

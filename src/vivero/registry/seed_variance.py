@@ -22,9 +22,11 @@ from vivero.errors import DataError
 from vivero.evaluation.spread import SeedSpread, SeedSpreads
 from vivero.files import sha256_of_json, write_json
 from vivero.registry.differences import MEASURE_SEEDS, gain_of
+from vivero.registry.gates import ruler_hash
 from vivero.training.fingerprint import SETTINGS_WITHOUT_EFFECT
 
 MAX_FILE_BYTES = 4_000_000
+COUNTS_OF_IMAGES = ("copied_share.", "near_equal_share.", "unusable_share.")
 WITHOUT_EFFECT = (SETTINGS_WITHOUT_EFFECT - {"initial_model"}) | {"seed"}
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -58,7 +60,7 @@ class SeedVariance:
     Attributes:
         name: Of the trainings: `vivero seeds --name`.
         recipe_sha256: Hash of the settings that decide the model and its images, but the seed.
-        protocol_sha256: Hash of the protocol that the models were evaluated under.
+        ruler_sha256: `ruler_hash` of the protocol that the models were evaluated under.
         data_digest: The md5 of data/ that the models were trained on; None when not known.
         weights_sha256: Of the model of each seed.
         metrics: By name.
@@ -66,7 +68,7 @@ class SeedVariance:
 
     name: Name
     recipe_sha256: Digest
-    protocol_sha256: Digest
+    ruler_sha256: Digest
     data_digest: Digest | None
     weights_sha256: Annotated[dict[Seed, Digest], Field(min_length=2, max_length=1000)]
     metrics: Annotated[dict[Name, MetricValues], Field(max_length=1000)]
@@ -76,7 +78,7 @@ class SeedVariance:
         return {
             "name": self.name,
             "recipe_sha256": self.recipe_sha256,
-            "protocol_sha256": self.protocol_sha256,
+            "ruler_sha256": self.ruler_sha256,
             "data_digest": self.data_digest,
             "weights_sha256": {str(seed): sha for seed, sha in self.weights_sha256.items()},
             "metrics": {name: _as_row(metric) for name, metric in sorted(self.metrics.items())},
@@ -119,7 +121,7 @@ def measure_seed_variance(
         name: Of the trainings.
         recipe: `recipe_sha256` of all of them.
         reports: By seed: evaluate's metrics.json of at least two models, with `per_image` where
-            there are values per image; all under one protocol.
+            there are values per image; all under one ruler.
     """
     lineages = {seed: report.get("lineage") or {} for seed, report in reports.items()}
     digests = {lineage.get("data_digest") for lineage in lineages.values()}
@@ -128,7 +130,7 @@ def measure_seed_variance(
     return SeedVariance(
         name=name,
         recipe_sha256=recipe,
-        protocol_sha256=next(iter(reports.values()))["protocol"]["hash"],
+        ruler_sha256=ruler_hash(next(iter(reports.values()))),
         data_digest=digests.pop() if len(digests) == 1 else None,
         weights_sha256={
             seed: str(lineage.get("weights_sha256", "")) for seed, lineage in lineages.items()
@@ -138,7 +140,7 @@ def measure_seed_variance(
 
 
 def merge_seed_variance(new: SeedVariance, former: SeedVariance | None) -> SeedVariance:
-    """The new seeds with those measured before, where recipe, protocol and data are the same.
+    """The new seeds with those measured before, where recipe, ruler and data are the same.
 
     The error of the evaluation is the smaller of both: the less is removed, the larger the spread.
     """
@@ -157,7 +159,7 @@ def merge_seed_variance(new: SeedVariance, former: SeedVariance | None) -> SeedV
 
 
 def _conditions(found: SeedVariance) -> tuple[str, str, str | None]:
-    return found.recipe_sha256, found.protocol_sha256, found.data_digest
+    return found.recipe_sha256, found.ruler_sha256, found.data_digest
 
 
 def _measured(metric: str, reports: Mapping[int, Mapping[str, Any]]) -> MetricValues:
@@ -170,27 +172,59 @@ def _measured(metric: str, reports: Mapping[int, Mapping[str, Any]]) -> MetricVa
 
 
 def spreads_for(
-    found: SeedVariance | None, recipe: str, data_digest: str | None
+    found: SeedVariance | None, recipe: str, data_digest: str | None, ruler: str
 ) -> SeedSpreads | None:
     """The spreads to judge a candidate by, with a note when they were measured on another recipe.
+
+    A spread of zero, and spreads of seeds of which two have the same weights, are not known.
 
     Args:
         found: What seed_variance.json holds; None when it is missing.
         recipe: `recipe_sha256` of the candidate.
         data_digest: Of the data that the candidate was trained on.
+        ruler: `ruler_hash` of the candidate's report.
     """
     if found is None:
         return None
+    reasons = {name: _why_unknown(found, name) for name in found.metrics}
+    return SeedSpreads(
+        {name: metric.spread for name, metric in found.metrics.items() if not reasons[name]},
+        _note(found, recipe, data_digest, ruler),
+        {name: reason for name, reason in reasons.items() if reason},
+    )
+
+
+def _note(found: SeedVariance, recipe: str, data_digest: str | None, ruler: str) -> str:
+    """How the seeds differ from a candidate; empty when they do not."""
     other = [
         what
         for what, differs in (
-            ("another recipe", found.recipe_sha256 != recipe),
-            ("other data", found.data_digest != data_digest),
+            ("on another recipe", found.recipe_sha256 != recipe),
+            ("on other data", found.data_digest != data_digest),
+            ("under another ruler", found.ruler_sha256 != ruler),
         )
         if differs
     ]
-    note = f"measured on {' and '.join(other)} ('{found.name}')" if other else ""
-    return SeedSpreads({name: metric.spread for name, metric in found.metrics.items()}, note)
+    return f"measured {' and '.join(other)} ('{found.name}')" if other else ""
+
+
+def _why_unknown(found: SeedVariance, metric: str) -> str | None:
+    """Why the values of a metric do not show how far seeds differ; None when they do.
+
+    Trainings by different seeds give different weights and different values. A share that counts
+    images may be 0 for all seeds: its error by images is above 0 (`paired_error`), and counts.
+    """
+    seeds_of: dict[str, list[int]] = {}
+    for seed, sha256 in found.weights_sha256.items():
+        seeds_of.setdefault(sha256, []).append(seed)
+    for seeds in seeds_of.values():
+        if len(seeds) > 1:
+            return f"seeds {seeds[0]} and {seeds[1]} of '{found.name}' have the same weights"
+    values = set(found.metrics[metric].values.values())
+    is_empty_share = values == {0.0} and metric.startswith(COUNTS_OF_IMAGES)
+    if len(values) == 1 and not is_empty_share:
+        return f"all seeds of '{found.name}' have the same {metric}"
+    return None
 
 
 def read_seed_variance(root: Path) -> SeedVariance | None:

@@ -47,8 +47,7 @@ def signed_copies(
         SignatureNeededError: When they are not signed yet; a request for them is there now.
         BundleError: When the signature is of nobody who is trusted.
     """
-    named = {**asdict(record), "signed_at": None, "signed_by": None}
-    request = unsigned_dir / sha256_of_json(named)[:16]
+    request = request_folder(unsigned_dir, record)
     if (request / SIGNATURE_NAME).exists() and _digests(request) == _digests_of(files):
         check_record(verify_folder(request, keys), record)
         return request
@@ -59,6 +58,12 @@ def signed_copies(
         f"version {record.version} of '{record.model}' waits for its signature; run `make sign`, "
         f"then `make register`"
     )
+
+
+def request_folder(unsigned_dir: Path, record: Record) -> Path:
+    """Where the request for a record is; the time and the user of the record do not matter."""
+    named = {**asdict(record), "signed_at": None, "signed_by": None}
+    return unsigned_dir / sha256_of_json(named)[:16]
 
 
 def unsigned_requests(unsigned_dir: Path) -> list[Path]:

@@ -3,34 +3,48 @@
 A report is looked for in the registry, then among the evaluations kept in work/. Where there is
 none, because code, data or settings of the evaluation changed, the champion is evaluated again:
 sampled as it is served, with the candidate's seed and number of images, by the present code.
+
+A kept evaluation is used only with a signature of a trusted key over its files and over the record
+that names model, version, weights and protocol. This protects against reports that somebody without
+such a key wrote, changed or copied into work/. It does not protect against a person who runs
+commands as the owner of the key. Without a key nothing is kept: the champion is evaluated again.
 """
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vivero.config.environment import read_environment
 from vivero.config.paths import artifacts_dir, work_dir
 from vivero.config.schema import Config
 from vivero.data.prepared import open_split
-from vivero.errors import DataError, NotComputableError
+from vivero.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    NotComputableError,
+    SignatureNeededError,
+)
 from vivero.evaluation.metrics import Labelled
 from vivero.evaluation.per_image import PER_IMAGE_NAME, load_per_image
 from vivero.evaluation.protocol import protocol_hash
 from vivero.evaluation.reference import load_reference
-from vivero.files import read_json, sha256_of_file, sha256_of_json, write_json
+from vivero.files import read_json, sha256_of_json
 from vivero.registry.bundle import Bundle, load_bundle
 from vivero.registry.gates import ruler_hash
+from vivero.registry.keys import signing_key, trusted_keys
 from vivero.registry.own_images import own_spec
 from vivero.registry.report_record import read_report_record
+from vivero.registry.signatures import Record, check_record, new_record, sign_folder, verify_folder
+from vivero.registry.signing_requests import request_folder, signed_copies
 from vivero.registry.versions import ModelVersion, bring_here, report_folder
 from vivero.stages.evaluate import METRICS_NAME, evaluate_model, open_exhibit, ruler_of
 from vivero.stages.sample import labels_in_turn, make_images
 from vivero.tracking.lineage import read_code_state
-
-RECORD_NAME = "evaluation.json"  # the hashes of a kept evaluation, written last
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +77,20 @@ def champion_report(
             folder = evaluate_again(config, root, champion, bundle, candidate["protocol"])
         except NotComputableError as error:
             folder, why = report_folder(root, champion), str(error)
-    assert folder is not None, "a version has the report it was registered with"  # noqa: S101
+    if folder is None:
+        raise no_report(champion)
     advice = f"make version {champion.version} again, or decide by hand (`vivero promote --force`)"
     report = read_report_record(folder / METRICS_NAME, advice).values()
     report["per_image"] = per_image_beside(folder, report, champion.weights_sha256)
     return report if why is None else {**report, "not_evaluated_again": why}
+
+
+def no_report(version: ModelVersion) -> BundleError:
+    """The error for a version without the report that it was registered with."""
+    return BundleError(
+        f"version {version.version} of '{version.name}' has no report of its registration in "
+        f"MLflow; run `vivero verify`, or register the model again"
+    )
 
 
 def per_image_beside(folder: Path, report: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
@@ -151,43 +174,76 @@ def evaluate_version(
     bundle.folded_network.to(torch.device("cpu"))
     exhibit = open_exhibit(config, root, bundle, samples, seed)
     evaluation = evaluate_model(exhibit, read_code_state(root))
-    folder = _folder(root, version, evaluation.report["protocol"]["hash"])
-    (folder / RECORD_NAME).unlink(missing_ok=True)
+    record = _record(version, evaluation.report["protocol"]["hash"])
+    folder = _folder(root, version, record)
+    shutil.rmtree(folder, ignore_errors=True)
     evaluation.write(folder)
-    hashes = {path: sha256_of_file(folder / path) for path in (METRICS_NAME, PER_IMAGE_NAME)}
-    write_json(folder / RECORD_NAME, {"files": hashes})
+    _sign(root, folder, record)
     log.info("evaluated version %s in %.0f s", version.version, time.monotonic() - started_at)
     return folder
 
 
 def kept_evaluation(root: Path, champion: ModelVersion, name: str) -> Path | None:
-    """The folder of an evaluation that was kept under a protocol; None where there is no sound one.
+    """The folder of an evaluation that was kept under a protocol and is signed by a trusted key.
 
     Args:
         root: Top of the repository.
         champion: The version that was evaluated.
         name: `protocol_hash` of the evaluation.
+
+    Returns:
+        The folder; None where there is none, or its files are not those that were signed.
     """
-    folder = _folder(root, champion, name)
+    record = _record(champion, name)
+    unsigned_dir = read_environment().vivero_unsigned_dir
+    folders = [_folder(root, champion, record)]
+    if unsigned_dir is not None:
+        folders.append(request_folder(unsigned_dir, record))
+    for folder in folders:
+        if not (folder / METRICS_NAME).exists():
+            continue
+        try:
+            check_record(verify_folder(folder, trusted_keys(root)), record)
+            _require_report_of(folder, record)
+        except BundleError as error:
+            log.warning("the evaluation kept in %s is not used: %s", folder, error)
+        else:
+            return folder
+    return None
+
+
+def _sign(root: Path, folder: Path, record: Record) -> None:
+    """Sign a new evaluation, or leave the request for it where the key is in another process."""
+    unsigned_dir = read_environment().vivero_unsigned_dir
     try:
-        hashes = dict(read_json(folder / RECORD_NAME)["files"])
-        is_sound = set(hashes) == {METRICS_NAME, PER_IMAGE_NAME} and all(
-            sha256_of_file(folder / path) == sha256 for path, sha256 in hashes.items()
-        )
+        if unsigned_dir is None:
+            sign_folder(folder, record, signing_key(root))
+        else:
+            files = [folder / METRICS_NAME, folder / PER_IMAGE_NAME]
+            signed_copies(unsigned_dir, record, files, trusted_keys(root))
+    except SignatureNeededError:
+        log.info("the evaluation of version %s is kept once `make sign` signs it", record.version)
+    except ConfigError as error:
+        log.warning("the evaluation is used now, but not kept: it cannot be signed (%s)", error)
+
+
+def _require_report_of(folder: Path, record: Record) -> None:
+    """Refuse a report whose own content is of another protocol or another model."""
+    try:
         report = read_json(folder / METRICS_NAME)
-        is_sound = is_sound and report["protocol"]["hash"] == name
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        is_sound = False
-    if not is_sound:
-        log.warning("the evaluation kept in %s is damaged and is made again", folder)
-        return None
-    return folder
+        found = report["protocol"]["hash"], report["lineage"]["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / METRICS_NAME} cannot be read ({error!r})") from error
+    if found != (record.protocol_hash, record.weights_sha256):
+        raise BundleError(f"{folder / METRICS_NAME} is of another protocol or another model")
 
 
-def _folder(root: Path, champion: ModelVersion, name: str) -> Path:
-    place = f"{champion.signature_sha256[:16]}-{name[:16]}"
+def _record(version: ModelVersion, name: str) -> Record:
+    return new_record(version.name, version.version, version.weights_sha256, name)
+
+
+def _folder(root: Path, champion: ModelVersion, record: Record) -> Path:
+    place = f"{champion.signature_sha256[:16]}-{str(record.protocol_hash)[:16]}"
     return work_dir(root) / "evaluations" / place
 
 

@@ -24,7 +24,7 @@ from vivero.processes import run_stage
 from vivero.registry.bundle import Identity, load_bundle, read_identity
 from vivero.registry.conditions import NO_TREE_GATE, export_gate, tree_gate
 from vivero.registry.differences import Gate, Measurements
-from vivero.registry.gates import Verdict, judge
+from vivero.registry.gates import Verdict, judge, ruler_hash
 from vivero.registry.latency import Latency, measured_latency
 from vivero.registry.report_record import EVALUATE_AGAIN, read_report_record
 from vivero.registry.seed_variance import read_seed_variance, recipe_of, spreads_for
@@ -64,7 +64,10 @@ def run(config: Config, root: Path) -> Verdict:
     if champion is not None and not is_champion_itself:
         report = champion_report(config, root, champion, candidate)
         spreads = spreads_for(
-            read_seed_variance(root), recipe_of(config), lineage.get("data_digest")
+            read_seed_variance(root),
+            recipe_of(config),
+            lineage.get("data_digest"),
+            ruler_hash(candidate),
         )
         if config.judge.latency_budget_s:
             latency = latency_beside(root, champion, config)

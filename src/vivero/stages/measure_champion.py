@@ -34,7 +34,7 @@ from vivero.registry.versions import (
     find_alias,
     report_folder,
 )
-from vivero.stages.champion_report import evaluate_version, kept_evaluation
+from vivero.stages.champion_report import evaluate_version, kept_evaluation, no_report
 from vivero.stages.evaluate import METRICS_NAME, ruler_of
 from vivero.tracking.store import open_client, refusals, store_lock
 
@@ -59,7 +59,8 @@ def run(config: Config, root: Path) -> str:
         )
     bundle = load_bundle(bring_here(root, champion) / "bundle")
     judged = report_folder(root, champion)
-    assert judged is not None, "a version has the report it was registered with"  # noqa: S101
+    if judged is None:
+        raise no_report(champion)
     protocol = read_report_record(judged / METRICS_NAME).values()["protocol"]
     num_images = config.sample.num_images
     reference = load_reference(artifacts_dir(root, "compute_reference") / "reference")

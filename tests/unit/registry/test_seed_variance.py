@@ -12,7 +12,9 @@ import pytest
 from vivero.config.paths import SEED_VARIANCE
 from vivero.config.schema import Config
 from vivero.errors import DataError
+from vivero.registry.differences import Measurements, difference_gates
 from vivero.registry.seed_variance import (
+    MetricValues,
     SeedVariance,
     measure_seed_variance,
     merge_seed_variance,
@@ -23,7 +25,7 @@ from vivero.registry.seed_variance import (
 )
 
 FD, SHARE = "fd.efficientnet_lite0.5k", "label_agreement.small_cnn.5k"
-N = 2000
+N, RULER = 2000, "u" * 64
 
 
 def report(seed: int, sigma: float, noise: np.ndarray) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def report(seed: int, sigma: float, noise: np.ndarray) -> dict[str, Any]:
     hits = rng.random(N) < 0.9
     values = {FD: 100 * (1 + sigma * rng.normal()) + influences.mean(), SHARE: hits.mean()}
     return {
-        "protocol": {"hash": "p"},
+        "protocol": {"hash": f"of sampling {seed}", "ruler_hash": RULER},
         "lineage": {"data_digest": "d.dir", "weights_sha256": f"{seed:064}", "seed": seed},
         "metrics": {
             name: {"value": float(value), "std_error": 0.1, "n": N, "better": "lower"}
@@ -76,6 +78,7 @@ def test_what_is_written_is_read_back_and_names_what_a_reader_asks_for(tmp_path:
     written = measured()
     write_seed_variance(tmp_path, written)
     assert read_seed_variance(tmp_path) == written
+    assert written.ruler_sha256 == RULER
     row = json.loads((tmp_path / SEED_VARIANCE).read_text())["metrics"][FD]
     values = list(row["values"].values())
     assert row["mean"] == pytest.approx(np.mean(values), rel=1e-5)
@@ -86,7 +89,7 @@ def test_what_is_written_is_read_back_and_names_what_a_reader_asks_for(tmp_path:
 
 def test_no_file_is_no_spread(tmp_path: Path):
     assert read_seed_variance(tmp_path) is None
-    assert spreads_for(None, "r", "d") is None
+    assert spreads_for(None, "r", "d", RULER) is None
 
 
 def _with(change: Callable[[dict[str, Any]], object]) -> str:
@@ -137,17 +140,20 @@ def test_the_recipe_is_what_decides_the_model_and_its_images(
 
 def test_a_spread_of_another_recipe_or_of_other_data_is_used_and_named():
     found = measured()
-    same = spreads_for(found, "r" * 64, "d.dir")
+    same = spreads_for(found, "r" * 64, "d.dir", RULER)
     assert same is not None
     assert same.note == ""
-    other = spreads_for(found, "s" * 64, "e.dir")
+    other = spreads_for(found, "s" * 64, "e.dir", RULER)
     assert other is not None
-    assert other.note == "measured on another recipe and other data ('default')"
+    assert other.note == "measured on another recipe and on other data ('default')"
+    ruler = spreads_for(found, "r" * 64, "d.dir", "v" * 64)
+    assert ruler is not None
+    assert ruler.note == "measured under another ruler ('default')"
     assert other.find(FD) == same.find(FD) == found.metrics[FD].spread
 
 
 def test_a_relative_spread_holds_for_other_numbers_of_images_but_not_for_another_metric():
-    spreads = spreads_for(measured(), "r" * 64, "d.dir")
+    spreads = spreads_for(measured(), "r" * 64, "d.dir", RULER)
     assert spreads is not None
     assert spreads.find("fd.efficientnet_lite0.10k") == spreads.find(FD)
     assert spreads.find("fd.inception.5k") is None
@@ -169,8 +175,56 @@ def test_seeds_that_are_measured_later_are_added():
     assert merged.metrics[FD].evaluation_error == pytest.approx(error, rel=0.1)
 
 
-@pytest.mark.parametrize("field", ["recipe_sha256", "protocol_sha256", "data_digest"])
-def test_seeds_of_another_recipe_protocol_or_data_are_not_mixed(field: str):
+@pytest.mark.parametrize("field", ["recipe_sha256", "ruler_sha256", "data_digest"])
+def test_seeds_of_another_recipe_ruler_or_data_are_not_mixed(field: str):
     new, former = measured(num_seeds=3, first=3), replace(measured(num_seeds=3), **{field: "x"})
     assert merge_seed_variance(new, former) == new
     assert merge_seed_variance(new, None) == new
+
+
+def not_known(found: SeedVariance, metric: str = FD) -> str | None:
+    spreads = spreads_for(found, "r" * 64, "d.dir", RULER)
+    assert spreads is not None
+    assert (spreads.find(metric) is None) == (spreads.why_not_known(metric) is not None)
+    return spreads.why_not_known(metric)
+
+
+def same_values(found: SeedVariance, metric: str, value: float) -> SeedVariance:
+    values = MetricValues(dict.fromkeys(found.weights_sha256, value), 0.0)
+    return replace(found, metrics={**found.metrics, metric: values})
+
+
+def test_seeds_that_do_not_differ_tell_nothing_of_how_far_seeds_differ():
+    found = same_values(measured(), FD, 100.0)
+    assert not_known(found) == f"all seeds of 'default' have the same {FD}"
+    assert not_known(found, "fd.efficientnet_lite0.10k") == not_known(found)
+    assert not_known(found, SHARE) is None
+    assert not_known(same_values(measured(), SHARE, 0.0), SHARE) is not None
+
+
+def test_a_share_of_images_may_be_zero_for_all_seeds():
+    copied = "copied_share.pixels.500"
+    assert not_known(same_values(measured(), copied, 0.0), copied) is None
+    assert not_known(same_values(measured(), copied, 0.002), copied) is not None
+
+
+def test_two_seeds_of_equal_weights_are_no_two_trainings():
+    found = measured()
+    weights = {**found.weights_sha256, 4: found.weights_sha256[1]}
+    reason = "seeds 1 and 4 of 'default' have the same weights"
+    for metric in (FD, SHARE):
+        assert not_known(replace(found, weights_sha256=weights), metric) == reason
+
+
+def test_a_retraining_holds_with_the_reason_where_the_spread_is_not_known(tiny_config: Config):
+    noise = np.random.default_rng(0).normal(size=N)
+    champion, candidate = (report(seed, 0.0, noise) for seed in (10, 11))
+    candidate["metrics"][FD]["value"] -= 50
+    for found, said in ((measured(), None), (same_values(measured(), FD, 9.0), "have the same")):
+        spreads = spreads_for(found, "r" * 64, "d.dir", RULER)
+        gate = difference_gates(
+            candidate, champion, tiny_config.judge, Measurements(spreads=spreads)
+        )[0]
+        assert gate.name == FD
+        assert gate.passed is (True if said is None else None)
+        assert said is None or said in gate.reason
