@@ -207,7 +207,7 @@ def test_a_fault_of_the_code_fails_the_stage(
 @pytest.mark.parametrize("key", ["value", "std_error", "low", "high"])
 def test_a_metric_that_is_not_finite_is_left_out_with_the_reason(key: str):
     findings = Findings()
-    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0, "n": 3}
     findings.add("fine", lambda: {"a": numbers})
     findings.add("broken", lambda: {"b": {**numbers, key: math.nan}})
     assert findings.metrics == {"a": numbers}
@@ -217,7 +217,7 @@ def test_a_metric_that_is_not_finite_is_left_out_with_the_reason(key: str):
 @pytest.mark.parametrize("key", ["value", "std_error", "low", "high"])
 def test_a_metric_without_one_of_its_numbers_is_left_out_with_the_reason(key: str):
     findings = Findings()
-    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0, "n": 3}
     del numbers[key]
     findings.add("broken", lambda: {"b": numbers})
     assert findings.metrics == {}
@@ -226,7 +226,7 @@ def test_a_metric_without_one_of_its_numbers_is_left_out_with_the_reason(key: st
 
 def test_of_a_metric_that_is_left_out_nothing_is_kept():
     findings = Findings()
-    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0}
+    numbers = {"value": 1.0, "std_error": 1.0, "low": 0.0, "high": 2.0, "n": 3}
 
     def group(name: str, value: float) -> dict[str, dict[str, float]]:
         findings.keep({name: np.ones(3)})
