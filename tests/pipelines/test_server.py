@@ -36,6 +36,7 @@ with one_sentence_errors("experiment", "stopped"):
         print(client.api_url)
 """
 NOBODY = "http://127.0.0.1:9"
+SLOW = pytest.mark.slow  # each starts a process that imports Prefect, which takes seconds
 
 
 def ensure(home: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -93,9 +94,9 @@ def assert_one_sentence(done: "subprocess.CompletedProcess[str]", *said: str) ->
 @pytest.mark.parametrize(
     ("url", "shown", "cause"),
     [
-        (f"{NOBODY}/api", f"{NOBODY}/api", "Connection refused"),
+        pytest.param(f"{NOBODY}/api", f"{NOBODY}/api", "Connection refused", marks=SLOW),
         ("http://ada:secret@127.0.0.1:9/api", "http://***@127.0.0.1:9/api", "Connection refused"),
-        ("prefect.internal/api", "prefect.internal/api", "protocol"),
+        pytest.param("prefect.internal/api", "prefect.internal/api", "protocol", marks=SLOW),
     ],
 )
 def test_a_server_that_is_away_is_named_with_what_to_type(
@@ -149,10 +150,10 @@ def test_addresses_in_brackets_are_understood(hosts: str, monkeypatch: pytest.Mo
     ("status", "body", "version", "cause"),
     [
         (401, '{"detail": "Unauthorized"}', "3.8.8", "PREFECT_API_AUTH_STRING"),
-        (404, "<html>no such page</html>", "3.8.8", "ends with /api"),
+        pytest.param(404, "<html>no such page</html>", "3.8.8", "ends with /api", marks=SLOW),
         (200, "<html>hello</html>", "3.8.8", "ends with /api"),
         (200, "[]", "2.20.0", "incompatible versions"),
-        (503, "{}", "3.8.8", "status 503"),
+        pytest.param(503, "{}", "3.8.8", "status 503", marks=SLOW),
     ],
 )
 def test_a_refusal_is_named_with_its_cause(

@@ -17,7 +17,16 @@ from vivero.integrity.clone import git_refusal
 REPOSITORY = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=["a clone", "it's $HOME", "café 日本"])
+SLOW = pytest.mark.slow  # each starts programs; one name holds a space, a quote and a dollar
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("a clone", marks=SLOW),
+        "it's $HOME",
+        pytest.param("café 日本", marks=SLOW),
+    ]
+)
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = tmp_path / request.param
     (folder / ".venv").mkdir(parents=True)
