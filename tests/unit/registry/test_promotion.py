@@ -353,7 +353,10 @@ def test_a_good_model_passes_in_a_clean_process(root: Path, tiny_config: Config)
 def test_a_model_that_does_not_work_never_becomes_champion(root: Path, tiny_config: Config):
     candidate = candidate_of(root, tiny_config)
     broken_dir = broken_bundle(candidate.bundle_dir, root / "broken" / "bundle")
-    register_version(root, NAME, candidate_of(root, tiny_config, bundle_dir=broken_dir))
+    shutil.rmtree(candidate.bundle_dir)
+    broken_dir.rename(candidate.bundle_dir)
+    write_verdict(root, tiny_config)
+    register_version(root, NAME, candidate)
     with pytest.raises(
         PromotionError, match=r"does not work in a clean process.*weights have diverged"
     ):
