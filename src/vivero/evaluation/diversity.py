@@ -155,7 +155,7 @@ def _images_of(side: LabelledImages, label: int, count: int) -> UInt8[np.ndarray
 
 
 def _evenly(rows: Int64[np.ndarray, " N"], count: int) -> Int64[np.ndarray, " M"]:
-    """At most so many of the rows, at equal distances."""
+    """At most `count` of the rows, evenly spaced."""
     places = np.arange(min(count, len(rows))) * len(rows) // max(1, min(count, len(rows)))
     return rows[places]
 

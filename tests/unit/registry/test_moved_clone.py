@@ -41,6 +41,16 @@ def write_run(root: Path) -> Path:
     return path.parent
 
 
+def places_of(root: Path) -> dict[str, str]:
+    """Where each experiment keeps its files, by name."""
+    return {e.name: e.artifact_location for e in open_client(root).search_experiments()}
+
+
+def is_file_of(root: Path, folder: Path) -> bool:
+    """Whether a downloaded version is in this clone and complete."""
+    return folder.is_relative_to(root) and (folder / "bundle" / "lineage.json").is_file()
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -51,7 +61,7 @@ def test_a_moved_clone_leaves_its_old_folder_alone(clone: Path, tmp_path: Path):
     [version] = list_versions(moved, NAME)
     download(moved, version)
     assert not clone.exists()
-    places = {e.name: e.artifact_location for e in open_client(moved).search_experiments()}
+    places = places_of(moved)
     assert places["theirs"] == BUCKET
     assert places["near"] == f"{clone.as_uri()}/mlartifacts-of-mine"
 
@@ -63,15 +73,18 @@ def test_a_copied_clone_uses_its_own_files(clone: Path, tmp_path: Path):
     assert files_below(clone) == before
     shutil.rmtree(clone / "mlartifacts")  # what is loaded now is the copy's own
     [version] = list_versions(copied, NAME)
-    download(copied, version)
+    assert is_file_of(copied, download(copied, version))
 
 
 def test_another_name_of_the_same_folder_changes_nothing(clone: Path, tmp_path: Path):
     link = tmp_path / "link"
     link.symlink_to(clone)
+    address = f"{link.as_uri()}/mlartifacts"
+    open_client(link).create_experiment("linked", artifact_location=address)
     write_run(link)
+    assert places_of(clone)["linked"] == address
     [version] = list_versions(clone, NAME)
-    download(clone, version)
+    assert is_file_of(clone, download(clone, version))
 
 
 def test_a_store_that_cannot_be_changed_whole_is_not_changed(clone: Path, tmp_path: Path):

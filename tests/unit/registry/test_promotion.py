@@ -172,7 +172,7 @@ def test_what_the_gate_refused_needs_force(root: Path, tiny_config: Config, chec
 def test_a_version_without_a_signed_verdict_needs_force(
     root: Path, tiny_config: Config, checked_here: None, monkeypatch: pytest.MonkeyPatch
 ):
-    """As versions of before: their files have no verdict.json, and their tag says anything."""
+    """An older release stored no verdict.json with a version, and a tag can have any value."""
     with monkeypatch.context() as patch:
         patch.setattr(
             Candidate, "files", property(lambda self: [self.bundle_dir, *self.report_files])
