@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.prepared_images import stripes, write_prepared
 from tests.stages.test_sample import make_bundle
 from vivero.errors import DataError
+from vivero.evaluation.directions import better_of, is_share
 from vivero.evaluation.findings import Findings
 from vivero.evaluation.per_image import OF_REFERENCE, PER_IMAGE_NAME, load_per_image
 from vivero.evaluation.reference import load_reference
@@ -85,6 +86,8 @@ def test_every_figure_has_its_interval_n_judge_and_floor(report):
         assert set(figure) == FIELDS, name
         assert figure["low"] <= figure["value"] <= figure["high"], name
         assert figure["std_error"] >= 0, name
+        assert figure["better"] == better_of(name), name
+        assert not is_share(name) or 0 <= figure["low"] <= figure["high"] <= 1, name
         if not name.startswith(("denoising_loss", "nearest_ratio")):
             assert figure["floor_low"] <= figure["floor"] <= figure["floor_high"], name
     of_features = report["metrics"]["fd.efficientnet_lite0.20"]

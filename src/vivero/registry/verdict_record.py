@@ -28,7 +28,7 @@ from vivero.registry.bundle import Identity
 from vivero.registry.conditions import EXPORT, TREE
 from vivero.registry.differences import LATENCY, compared_names
 from vivero.registry.gates import VerdictName, limit_gates, verdict_name
-from vivero.registry.report_record import read_report_record
+from vivero.registry.report_record import Finite, read_report_record
 from vivero.registry.versions import (
     CHAMPION,
     ModelVersion,
@@ -45,7 +45,6 @@ METRICS_NAME = "metrics.json"  # the report beside a registered verdict
 VERDICT_KEY = sha256_of_json("verdict")  # under which a later verdict is stored, like a report
 MAX_GATES = 256
 
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 VersionNumber = Annotated[str, StringConstraints(pattern=rf"^{VERSION_NUMBER}$")]
 
 

@@ -50,7 +50,7 @@ def run(config: Config, root: Path) -> bool:
         PromotionError: When the registry contradicts the verdict.
     """
     started_at = time.monotonic()
-    _read(root, "judge", VERDICT_NAME)
+    sha256 = sha256_of_json(_read(root, "judge", VERDICT_NAME))
     verdict = read_verdict(artifacts_dir(root, "judge") / VERDICT_NAME)
     registered = _read(root, "register", "registered.json")
     if verdict.identity != tuple(map(registered.get, IDENTITY)):
@@ -59,7 +59,7 @@ def run(config: Config, root: Path) -> bool:
             "those registered; "
             "run `vivero judge`, `vivero register`, then promote again"
         )
-    is_promoted, message = _outcome(config, root, verdict, str(registered["version"]))
+    is_promoted, message = _outcome(config, root, verdict, sha256, str(registered["version"]))
     log.info("promote: %s", message)
     folder = artifacts_dir(root, "promote")
     write_json(
@@ -77,7 +77,9 @@ def run(config: Config, root: Path) -> bool:
     return is_promoted
 
 
-def _outcome(config: Config, root: Path, verdict: VerdictRecord, number: str) -> tuple[bool, str]:
+def _outcome(
+    config: Config, root: Path, verdict: VerdictRecord, sha256: str, number: str
+) -> tuple[bool, str]:
     name = config.registration.model_name
     if _is_champion(root, name, verdict, number):
         return True, f"version {number} of '{name}' is the champion already"
@@ -100,7 +102,6 @@ def _outcome(config: Config, root: Path, verdict: VerdictRecord, number: str) ->
             f"`vivero promote {number}` restores it by hand"
         )
     why = "; ".join(gate.reason for gate in verdict.gates)
-    sha256 = sha256_of_json(_read(root, "judge", VERDICT_NAME))
     request = Request(name, number, verdict.champion, why, sha256)
     event = promote(root, request, config.promote)
     if event is None:
